@@ -1,0 +1,1 @@
+"""The fleet: ingest, releases, rollouts, drift, retraining."""

@@ -1,0 +1,1 @@
+"""The pages operators look at."""

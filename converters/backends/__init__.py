@@ -1,0 +1,1 @@
+"""Makers of candidate builds, one file per back-end."""

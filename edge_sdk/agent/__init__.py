@@ -1,0 +1,1 @@
+"""The daemon that keeps a device at its desired state."""

@@ -1,0 +1,52 @@
+"""What a sink of results is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from edge_sdk.sources.base import Frame
+from edge_sdk.tasks.base import Result
+
+
+@dataclass(slots=True)
+class FrameResult:
+    """What a pipeline yields for one frame: the answer, the model's digest, the frame's age and the cost of each stage."""
+
+    frame: Frame
+    result: Result
+    model: str
+    age_ms: float
+    latency_ms: float
+
+    @property
+    def detections(self) -> Any:
+        """The result itself, by the name that detection pipelines use."""
+        return self.result
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a line of `--out F.jsonl`."""
+        head = {
+            "v": 1,
+            "frame": self.frame.index,
+            "t_s": round(self.frame.t_s, 6),
+            "source": self.frame.source,
+            "model": self.model,
+        }
+        return head | self.result.to_json()
+
+
+class Sink(Protocol):
+    """Takes results; `write` is called from one thread and may block, the pipeline puts a bounded queue before it.
+
+    A constructor takes `(uri: str, options: Mapping[str, Any])`.
+    """
+
+    def __init__(self, uri: str, options: Mapping[str, Any]) -> None: ...
+
+    def open(self) -> None: ...
+
+    def write(self, item: FrameResult) -> None: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,1 @@
+"""From a frame to a tensor and from tensors to a result, by task."""

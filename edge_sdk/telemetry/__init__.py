@@ -1,0 +1,1 @@
+"""What a device tells the fleet: features, windows and the durable outbox."""

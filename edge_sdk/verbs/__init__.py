@@ -1,0 +1,1 @@
+"""Verbs that live on the device; one file each."""
