@@ -23,7 +23,9 @@ class Verb(NamedTuple):
 
 
 VERBS: dict[str, Verb] = {
-    "convert": Verb("converters.verbs.convert", "convert a model to one artifact per device profile", "models", "convert"),
+    "convert": Verb(
+        "converters.verbs.convert", "convert a model to one artifact per device profile", "models", "convert"
+    ),
     "inspect": Verb("edge_sdk.verbs.inspect", "print what an artifact is", "models"),
     "verify": Verb("edge_sdk.verbs.verify", "re-run an artifact's golden inputs on this machine", "models"),
     "profile": Verb("device_profiles.verbs", "list, show, check and probe device profiles", "models"),
@@ -101,7 +103,9 @@ def _import(name: str, verb: Verb) -> Any:
         if missing.split(".")[0] in ("edge_sdk", "device_profiles", "converters", "cloud_sync"):
             raise
         extra = verb.extra or "all"
-        raise BackendError(f"`edge {name}` needs `{missing}`, which is not installed", hint=f"pip install 'edge-sdk[{extra}]'") from None
+        raise BackendError(
+            f"`edge {name}` needs `{missing}`, which is not installed", hint=f"pip install 'edge-sdk[{extra}]'"
+        ) from None
 
 
 def _report(error: EdgeError, output: Output) -> None:
@@ -116,7 +120,12 @@ def _report(error: EdgeError, output: Output) -> None:
 def _overview() -> str:
     from edge_sdk import __version__
 
-    lines = [f"edge {__version__}: from a trained vision model to a fleet that keeps answering rightly", "", "usage: edge VERB [--json] …", ""]
+    lines = [
+        f"edge {__version__}: from a trained vision model to a fleet that keeps answering rightly",
+        "",
+        "usage: edge VERB [--json] …",
+        "",
+    ]
     for group, title in _GROUPS.items():
         lines.append(f"{title}:")
         lines += [f"  {name:<10}{verb.help}" for name, verb in VERBS.items() if verb.group == group]
@@ -128,8 +137,12 @@ def _overview() -> str:
 
 def _common(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
-    group.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print exactly one JSON object on stdout")
-    group.add_argument("--verbose", "-v", action="count", default=argparse.SUPPRESS, help="log to stderr; twice for debug")
+    group.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="print exactly one JSON object on stdout"
+    )
+    group.add_argument(
+        "--verbose", "-v", action="count", default=argparse.SUPPRESS, help="log to stderr; twice for debug"
+    )
 
 
 def _common_everywhere(parser: argparse.ArgumentParser) -> None:

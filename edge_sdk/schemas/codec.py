@@ -43,7 +43,9 @@ def encode_batch(stream: str, events: Sequence[Mapping[str, Any]], *, enc: Encod
         body = zlib.compress(body, 6)
     elif enc == "json+zstd":
         body = _zstd().ZstdCompressor(level=6).compress(body)
-    header = document.dumps({"v": VERSION, "stream": check_id(stream, "stream"), "q0": q0, "n": len(events), "enc": enc})
+    header = document.dumps(
+        {"v": VERSION, "stream": check_id(stream, "stream"), "q0": q0, "n": len(events), "enc": enc}
+    )
     message = header + b"\n" + body
     if len(message) > MAX_MESSAGE_BYTES:
         raise SchemaError(

@@ -30,7 +30,9 @@ def loads(raw: bytes | str, *, where: str, max_bytes: int = MAX_BYTES) -> Any:
     except UnicodeDecodeError as error:
         raise SchemaError(f"{where} is not UTF-8: {error.reason} at byte {error.start}") from None
     except (ValueError, RecursionError) as error:
-        raise SchemaError(f"{where} is not valid JSON: {error}", hint="the sender is wrong or the data is cut") from None
+        raise SchemaError(
+            f"{where} is not valid JSON: {error}", hint="the sender is wrong or the data is cut"
+        ) from None
 
 
 def loads_object(raw: bytes | str, *, where: str, max_bytes: int = MAX_BYTES) -> dict[str, Any]:

@@ -59,7 +59,9 @@ class InputSpec:
         if len(self.shape) != 4 or any(d <= 0 for d in self.shape):
             raise ValueError(f"shape {list(self.shape)} is not four positive sizes")
         if self.shape[3 if self.layout == "NHWC" else 1] != channels:
-            raise ValueError(f"shape {list(self.shape)} in {self.layout} has not the {channels} channels of `{self.color}`")
+            raise ValueError(
+                f"shape {list(self.shape)} in {self.layout} has not the {channels} channels of `{self.color}`"
+            )
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, channels):
                 raise ValueError(f"{name} has {len(getattr(self, name))} values, expected 1 or {channels}")

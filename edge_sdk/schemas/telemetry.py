@@ -31,7 +31,9 @@ class FeatureGroup:
     def __post_init__(self) -> None:
         p = len(self.names)
         if len(self.mean) != p or len(self.m2) != p * (p + 1) // 2:
-            raise ValueError(f"{p} names need {p} means and {p * (p + 1) // 2} m2, found {len(self.mean)} and {len(self.m2)}")
+            raise ValueError(
+                f"{p} names need {p} means and {p * (p + 1) // 2} m2, found {len(self.mean)} and {len(self.m2)}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,7 +58,9 @@ class Detections:
     def __getitem__(self, index: Any) -> Detections:
         """Select rows by a slice, a boolean mask or an index array."""
         track = None if self.track_id is None else self.track_id[index]
-        return replace(self, xyxy=self.xyxy[index], score=self.score[index], class_id=self.class_id[index], track_id=track)
+        return replace(
+            self, xyxy=self.xyxy[index], score=self.score[index], class_id=self.class_id[index], track_id=track
+        )
 
     def label(self, class_id: int) -> str:
         return self.labels[class_id] if 0 <= class_id < len(self.labels) else str(class_id)
@@ -100,7 +102,9 @@ class Classes:
 
     def to_json(self) -> dict[str, Any]:
         order = np.argsort(-self.probs, kind="stable")[: self.top]
-        rows = [{"class_id": int(i), "label": self.label(int(i)), "score": round(float(self.probs[i]), 4)} for i in order]
+        rows = [
+            {"class_id": int(i), "label": self.label(int(i)), "score": round(float(self.probs[i]), 4)} for i in order
+        ]
         return {"classes": rows}
 
 
