@@ -72,15 +72,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str], output: Output) -> int:
-    verb = _find(words[0])
-    module = _import(words[0], verb)
-    parser = _Parser(prog=f"edge {words[0]}", description=verb.help, formatter_class=_Formatter)
-    _common(parser)
-    module.add_arguments(parser)
-    _common_everywhere(parser)
+    parser, module = verb_parser(words[0])
     args = parser.parse_args(words[1:])
     _logging(args)
     return int(module.run(args, output) or EXIT_OK)
+
+
+def verb_parser(name: str) -> tuple[argparse.ArgumentParser, Any]:
+    """Return the argument parser of verb `name` and its module.
+
+    Raises:
+        UsageError: there is no such verb; the hint has the nearest one.
+        BackendError: a package the verb needs is not installed; the hint names the extra.
+    """
+    verb = _find(name)
+    module = _import(name, verb)
+    parser = _Parser(prog=f"edge {name}", description=verb.help, formatter_class=_Formatter)
+    _common(parser)
+    module.add_arguments(parser)
+    _common_everywhere(parser)
+    return parser, module
 
 
 def _find(name: str) -> Verb:

@@ -34,7 +34,10 @@ def read_dataclass(data: Any, cls: type[T], *, keep_unknown: bool = False) -> tu
 
 
 def write_dataclass(value: Any) -> Any:
-    """Return `value` as plain JSON types, the entries of `extra` merged back in; None fields that have a None default are left out."""
+    """Return `value` as plain JSON types, the entries of `extra` merged back in.
+
+    A field that is None and has the default None is left out.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         out: dict[str, Any] = {}
         for field in dataclasses.fields(value):

@@ -1,1 +1,1 @@
-"""The documents that travel: artifact manifest, telemetry batches, desired and reported state. Standard library only."""
+"""The documents that travel: artifact manifest, telemetry batches, device state; standard library only."""

@@ -40,7 +40,10 @@ class Resize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputSpec:
-    """The model's image input; the tensor is `(pixels - mean) / std`, both in pixel units 0 to 255 and channel order `color`."""
+    """The model's image input.
+
+    The tensor is `(pixels - mean) / std`, both in pixel units 0 to 255 and channel order `color`.
+    """
 
     name: str
     shape: tuple[int, ...]

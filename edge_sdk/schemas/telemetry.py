@@ -38,10 +38,10 @@ class FeatureGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """Counts since the last window: frames read, processed and dropped; failures; inferences slower than twice the baseline p95.
+    """Counts since the last window: frames read, processed and dropped, failures, slow inferences.
 
-    `errors` counts frames whose inference or decoding failed, `nonfinite` those of them whose outputs held NaN or infinity,
-    `restarts` worker restarts.
+    `errors` counts frames whose inference or decoding failed, `nonfinite` those of them whose outputs held NaN or
+    infinity, `slow` inferences slower than twice the baseline p95, `restarts` worker restarts.
     """
 
     frames: int = 0
@@ -56,7 +56,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """One telemetry window of one pipeline: what the camera and the model did between t0 and t1 (seconds since the epoch).
+    """One telemetry window of one pipeline: what camera and model did between t0 and t1 (seconds since the epoch).
 
     `confidence` is the mean top score in [0, 1] over samples that had one; `labels` counts results by label;
     `groups` maps `image`, `output` and, where a model gives one, `embedding` to their features.

@@ -12,7 +12,7 @@ from edge_sdk.tasks.base import Result
 
 @dataclass(slots=True)
 class FrameResult:
-    """What a pipeline yields for one frame: the answer, the model's digest, the frame's age and the cost of each stage."""
+    """What a pipeline yields for one frame: the answer, the model's digest, the frame's age and its latency."""
 
     frame: Frame
     result: Result

@@ -40,7 +40,10 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """Boxes (n, 4) float32 x1 y1 x2 y2 in pixels of the upright frame, score (n,) float32 in [0, 1], class_id (n,) int32."""
+    """Boxes (n, 4) float32 x1 y1 x2 y2 in pixels of the upright frame.
+
+    `score` is (n,) float32 in [0, 1], `class_id` (n,) int32.
+    """
 
     xyxy: Float
     score: Float
