@@ -5,6 +5,7 @@ EdgeError
 │   ├── ConfigError       2  a file that a person wrote is wrong (lists every problem)
 │   └── ProfileError      2  a device profile is unknown or wrong
 ├── BackendError          3  a back-end, runtime or tool is missing or cannot do it
+│   └── NonFiniteError    3  a model's outputs hold NaN or infinity
 ├── ArtifactError         4  an artifact is corrupt, unsigned or incompatible
 │   ├── SchemaError       4  a document from a machine has the wrong form
 │   └── TrustError        4  a signature, hash, version or expiry was refused
@@ -72,6 +73,10 @@ class ProfileError(UsageError):
 class BackendError(EdgeError):
     exit_code = 3
     kind = "backend"
+
+
+class NonFiniteError(BackendError):
+    kind = "nonfinite"
 
 
 class ArtifactError(EdgeError):

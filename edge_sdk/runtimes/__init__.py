@@ -6,7 +6,11 @@ from edge_sdk.registry import Plugin, Registry
 
 
 def registry() -> Registry:
-    """Return the table of runtimes by the name that stands in a manifest."""
+    """Return the table of runtimes by the name that stands in a manifest.
+
+    Capabilities: `suffixes` of a model's main file, `distribution` (the one that pip installs), `distributions` (all
+    that provide the runtime).
+    """
     return Registry(
         "runtime",
         {
@@ -14,7 +18,17 @@ def registry() -> Registry:
                 target="edge_sdk.runtimes.ort:OrtRuntime",
                 requires=("onnxruntime",),
                 extra="ort",
-                capabilities={"suffixes": (".onnx",), "distribution": "onnxruntime"},
+                capabilities={
+                    "suffixes": (".onnx",),
+                    "distribution": "onnxruntime",
+                    "distributions": (
+                        "onnxruntime",
+                        "onnxruntime-gpu",
+                        "onnxruntime-openvino",
+                        "onnxruntime-directml",
+                        "onnxruntime-qnn",
+                    ),
+                },
             ),
             "openvino": Plugin(
                 target="edge_sdk.runtimes.openvino:OpenVinoRuntime",

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edge_sdk.errors import ArtifactError, UsageError
+from edge_sdk.parsing import read_dataclass
+
+T = TypeVar("T")
 
 Tensor = NDArray[Any]
 Tensors = Mapping[str, Tensor]
@@ -52,6 +57,45 @@ class Runtime(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def read_options(options: Mapping[str, Any], cls: type[T], runtime: str) -> T:
+    """Read a runtime's options as the dataclass `cls`.
+
+    Raises:
+        UsageError: options are unknown or wrong; all of them are named.
+    """
+    value, problems = read_dataclass(options, cls)
+    if value is None:
+        raise UsageError(
+            f"options of runtime `{runtime}`: " + "; ".join(problems),
+            hint="they stand in the profile's [[runtime]] options",
+        )
+    return value
+
+
+def check_model_file(model: Path, runtime: str) -> None:
+    """Refuse what no engine should see: a missing or empty file, a folder, a Git LFS pointer.
+
+    Raises:
+        ArtifactError: it is one of these.
+    """
+    if not model.is_file():
+        raise ArtifactError(f"no model file at {model}", hint="check the path")
+    with model.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        raise ArtifactError(f"`{model.name}` is empty, expected a model for {runtime}", hint="copy the file again")
+    if head.startswith(b"version https://git-lfs"):
+        raise ArtifactError(
+            f"`{model.name}` is a Git LFS pointer, expected a model for {runtime}", hint="run `git lfs pull`"
+        )
+
+
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """Return what an engine said, as one line."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def dequantize(tensor: Tensor, spec: Any) -> NDArray[np.float32]:

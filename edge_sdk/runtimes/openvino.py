@@ -1,0 +1,160 @@
+"""OpenVINO."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import openvino as ov
+
+from edge_sdk.errors import ArtifactError, BackendError
+from edge_sdk.runtimes.base import Tensor, Tensors, TensorSpec, check_model_file, first_line, read_options
+
+_VERSION = ov.__version__.partition("-")[0]
+_DTYPES = {"f32": "float32", "f16": "float16", "f64": "float64", "u8": "uint8", "i8": "int8", "i16": "int16"}
+_DTYPES |= {"u16": "uint16", "i32": "int32", "i64": "int64", "boolean": "bool"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenVinoOptions:
+    """Options of `openvino`.
+
+    `provider` is an OpenVINO device (`CPU`, `GPU`, `NPU`, `AUTO`); `precision` is what the CPU computes in, fp32 unless
+    the profile allows less; `properties` holds further properties by OpenVINO's own keys.
+    """
+
+    threads: int = field(default=1, metadata={"min": 1, "max": 256})
+    provider: str = "CPU"
+    hint: Literal["latency", "throughput"] = "latency"
+    precision: Literal["f32", "f16", "bf16"] = "f32"
+    cache_dir: str | None = None
+    properties: dict[str, Any] = field(default_factory=dict)
+
+
+class OpenVinoRuntime:
+    """A model compiled for one device, one stream and `threads` threads."""
+
+    name: ClassVar[str] = "openvino"
+
+    def __init__(self, model: Path, options: Mapping[str, Any]) -> None:
+        chosen = read_options(options, OpenVinoOptions, self.name)
+        check_model_file(model, self.name)
+        _check_format(model)
+        core = ov.Core()
+        device = _device(core, chosen.provider)
+        try:
+            network = core.read_model(str(model))
+        except Exception as error:
+            raise _load_error(model, error) from None
+        try:
+            compiled = core.compile_model(network, device, _properties(chosen, device))
+            self._request = compiled.create_infer_request()
+        except Exception as error:
+            raise BackendError(
+                f"openvino {_VERSION} cannot run `{model.name}` on {device}: {_said(error)}",
+                hint="the model needs an operator or an option that this device has not",
+            ) from None
+        self.inputs = tuple(_spec(port) for port in compiled.inputs)
+        self.outputs = tuple(_spec(port) for port in compiled.outputs)
+        self._aliases = [(index, name) for index, port in enumerate(compiled.outputs) for name in _names(port)]
+        self._input_names = {name for port in compiled.inputs for name in _names(port)}
+
+    def infer(self, feeds: Tensors) -> dict[str, Tensor]:
+        unknown = set(feeds) - self._input_names
+        if unknown:
+            raise BackendError(
+                f"the model has no input `{min(unknown)}`, it has {', '.join(sorted(self._input_names))}",
+                hint="compare the feeds with `edge inspect`",
+            )
+        try:
+            values = self._request.infer(dict(feeds), share_inputs=True, share_outputs=True)
+        except Exception as error:
+            raise BackendError(
+                f"openvino failed: {_said(error)}", hint="compare the feeds with `edge inspect`"
+            ) from None
+        return {name: values[index] for index, name in self._aliases}
+
+    def close(self) -> None:
+        """Drop the request and the compiled model; `infer` must not be called after."""
+        self.__dict__.pop("_request", None)
+
+
+def _properties(chosen: OpenVinoOptions, device: str) -> dict[str, Any]:
+    properties: dict[str, Any] = {"PERFORMANCE_HINT": chosen.hint.upper()}
+    if device.partition(".")[0] == "CPU":
+        properties |= {
+            "INFERENCE_NUM_THREADS": chosen.threads,
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": chosen.precision,
+            "ENABLE_CPU_PINNING": False,
+        }
+    if chosen.cache_dir is not None:
+        properties["CACHE_DIR"] = chosen.cache_dir
+    return properties | chosen.properties
+
+
+def _device(core: Any, provider: str) -> str:
+    available = list(core.available_devices)
+    wanted = provider.upper()
+    base = wanted.split(":")[0]
+    if base in ("AUTO", "MULTI", "HETERO") or any(wanted == d or d.split(".")[0] == wanted for d in available):
+        return wanted
+    raise BackendError(
+        f"this openvino has no device `{provider}`, it has {', '.join(available) or 'none'}",
+        hint="install the device's driver, or name another provider in the profile",
+    )
+
+
+def _names(port: Any) -> list[str]:
+    """Return every name of a port, the one the model's author gave first (the others are of nodes folded into it)."""
+    node = port.get_node()
+    friendly = node.get_friendly_name().partition("/sink_port_")[0]
+    names = sorted(port.get_names(), key=lambda name: (name != friendly, name))
+    return names or [friendly]
+
+
+def _spec(port: Any) -> TensorSpec:
+    shape = tuple(d.get_length() if d.is_static else None for d in port.get_partial_shape())
+    kind = port.get_element_type().get_type_name()
+    return TensorSpec(name=_names(port)[0], shape=shape, dtype=_DTYPES.get(kind, kind))
+
+
+def _check_format(model: Path) -> None:
+    """Refuse what is not an IR of version 10 or later, before OpenVINO tries every front end on it."""
+    if model.suffix == ".onnx":
+        return
+    with model.open("rb") as file:
+        head = file.read(4096)
+    net = re.search(rb"<net\b[^>]*>", head)
+    if model.suffix != ".xml" or net is None:
+        raise ArtifactError(
+            f"`{model.name}` is neither an OpenVINO IR (.xml) nor an ONNX model", hint="export or copy it again"
+        )
+    version = re.search(rb'\bversion="(\d+)"', net.group())
+    if version is None or int(version.group(1)) < 10:
+        found = version.group(1).decode() if version else "unknown"
+        raise BackendError(
+            f"`{model.name}` is an OpenVINO IR of version {found}, openvino {_VERSION} reads 10 and later",
+            hint="convert the original model again",
+        )
+
+
+def _load_error(model: Path, error: Exception) -> ArtifactError | BackendError:
+    detail = _said(error)
+    if "OpConversionFailure" in str(error) or "NotImplemented" in str(error):
+        return BackendError(
+            f"openvino {_VERSION} cannot run `{model.name}`: {detail}",
+            hint="the model needs an operator that openvino has not",
+        )
+    return ArtifactError(
+        f"`{model.name}` is not a model that openvino can read: {detail}",
+        hint="the file or its .bin is damaged or missing: export or copy both again",
+    )
+
+
+def _said(error: Exception) -> str:
+    """Return OpenVINO's message without the places in its own source."""
+    return first_line(ValueError(re.sub(r"(Exception from|Check '.*?' failed at) src/\S+:\s?", "", str(error))))
