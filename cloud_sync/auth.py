@@ -1,0 +1,178 @@
+"""Who is asking: the operator (bearer token or the console's cookie) or a device (HTTP Basic)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from cloud_sync.errors import AuthError
+from edge_sdk.errors import SyncError
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+COOKIE = "edge_session"
+_ITERATIONS = 101  # mosquitto's own default; the secrets hashed here are 256 random bits, not passwords of people
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """A caller: `actor` goes to the audit log."""
+
+    actor: str
+    tenant: str
+    device: str | None = None
+
+
+class Keys:
+    """The operator's token and the signature of console sessions."""
+
+    def __init__(self, token: str, path: Path | None = None) -> None:
+        self.token = token
+        self.path = path
+        self._session_key = hashlib.sha256(b"edge console session\0" + token.encode()).digest()
+
+    @classmethod
+    def open(cls, data: Path) -> Keys:
+        """Read DATA/operator.token, or make it (mode 0600).
+
+        Raises:
+            SyncError: the file cannot be read or written, or is empty.
+        """
+        path = data / "operator.token"
+        try:
+            try:
+                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                path.chmod(0o600)
+                token = path.read_text().strip()
+            else:
+                token = secrets.token_urlsafe(32)
+                with os.fdopen(fd, "w") as file:
+                    file.write(token + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise SyncError(f"cannot use {path}: {error.strerror}", hint="check its owner and permissions") from None
+        if len(token) < 20:
+            raise SyncError(f"{path} holds no token", hint="delete the file: the next start makes a new one")
+        return cls(token, path)
+
+    def is_operator(self, token: str) -> bool:
+        """Compare in constant time."""
+        return hmac.compare_digest(token.encode(), self.token.encode())
+
+    def session(self, now: float, lifetime_s: float) -> str:
+        """Return the value of a console cookie that is valid for `lifetime_s`."""
+        expires = str(int(now + lifetime_s))
+        return f"{expires}.{self._sign(expires)}"
+
+    def is_session(self, cookie: str, now: float) -> bool:
+        expires, _, signature = cookie.partition(".")
+        if not expires.isdecimal() or not hmac.compare_digest(signature.encode(), self._sign(expires).encode()):
+            return False
+        return now < int(expires)
+
+    def _sign(self, text: str) -> str:
+        return hmac.new(self._session_key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def new_secret() -> str:
+    """Return 256 random bits as text that needs no quoting anywhere."""
+    return secrets.token_urlsafe(32)
+
+
+def hash_claim(token: str) -> str:
+    """Return what is stored of a claim token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def hash_credential(credential: str, salt: bytes | None = None) -> str:
+    """Return PBKDF2-SHA512 in mosquitto's `$7$` form, which HTTP and both brokers verify."""
+    salt = secrets.token_bytes(12) if salt is None else salt
+    digest = hashlib.pbkdf2_hmac("sha512", credential.encode(), salt, _ITERATIONS)
+    return f"$7${_ITERATIONS}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
+
+
+def check_credential(credential: str, stored: str) -> bool:
+    """Return whether `credential` is the one hashed as `stored`; False for any other form."""
+    parts = stored.split("$")
+    if len(parts) != 5 or parts[1] != "7" or not parts[2].isdecimal():
+        return False
+    try:
+        salt, digest = base64.b64decode(parts[3], validate=True), base64.b64decode(parts[4], validate=True)
+    except binascii.Error:
+        return False
+    return hmac.compare_digest(hashlib.pbkdf2_hmac("sha512", credential.encode(), salt, int(parts[2])), digest)
+
+
+def operator(request: Request) -> Identity:
+    """Dependency: the operator, by `Authorization: Bearer` or by the console's cookie.
+
+    Raises:
+        AuthError: neither is present and right, or a browser sends the cookie from another site's page.
+    """
+    import time
+
+    services = request.app.state.services
+    keys: Keys = services.keys
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and keys.is_operator(token.strip()):
+        return Identity(actor="operator", tenant=services.settings.tenant)
+    cookie = request.cookies.get(COOKIE)
+    if cookie and keys.is_session(cookie, time.time()):
+        if request.method not in ("GET", "HEAD") and not _same_origin(request):
+            raise AuthError("the request comes from another site", hint="use the console's own pages")
+        return Identity(actor="console", tenant=services.settings.tenant)
+    found = "is missing" if not token else "is wrong"
+    raise AuthError(f"the operator token {found}", hint=_token_hint(keys))
+
+
+def device(request: Request) -> Identity:
+    """Dependency: an enrolled device, by HTTP Basic `device:credential`.
+
+    Raises:
+        AuthError: the header is missing or wrong, or the device is unknown, retired or not enrolled.
+    """
+    scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
+    name, credential = "", ""
+    if scheme.lower() == "basic":
+        try:
+            name, _, credential = base64.b64decode(encoded, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            pass
+    rows = request.app.state.services.db.query(
+        "SELECT tenant, credential_hash FROM devices WHERE id = ? AND retired_at IS NULL", (name,)
+    )
+    stored = rows[0]["credential_hash"] if rows else None
+    if not stored or not check_credential(credential, stored):
+        raise AuthError("the device's credential is missing or wrong", hint="enrol the device again")
+    return Identity(actor=f"device:{name}", tenant=rows[0]["tenant"], device=name)
+
+
+def operator_or_device(request: Request) -> Identity:
+    """Dependency: either of the two."""
+    if request.headers.get("authorization", "").lower().startswith("basic "):
+        return device(request)
+    return operator(request)
+
+
+def _token_hint(keys: Keys) -> str:
+    where = f"it is in {keys.path} on the server" if keys.path else "it is in operator.token of the data directory"
+    return f"set EDGE_TOKEN; {where}"
+
+
+def _same_origin(request: Request) -> bool:
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site in ("same-origin", "none")
+    origin = request.headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == request.headers.get("host")

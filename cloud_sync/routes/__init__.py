@@ -1,0 +1,1 @@
+"""The HTTP routes, one module an area; each has `router(services) -> APIRouter`."""
