@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.errors import SourceError
+
 Image = NDArray[np.uint8]
 
 
@@ -23,30 +25,57 @@ class Frame:
     source: str
 
 
-class Source(Protocol):
-    """Frames from one place, read by one thread.
+class BrokenFrame(SourceError):
+    """One frame could not be decoded; the next may be good. `name` is what the frame is called."""
 
-    A constructor takes `(uri: str, options: Mapping[str, Any])`; `open` may block and raises SourceError. `live` says
-    whether frames arrive whether or not they are read.
+    def __init__(self, message: str, *, hint: str | None = None, name: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.name = name
+
+
+class Source(Protocol):
+    """Frames from one place, used by one thread at a time.
+
+    A constructor takes `(uri: str, options: Mapping[str, Any])` and raises UsageError on a wrong URI or option. `live`
+    says whether frames come and go whether or not they are read, `fps` is the nominal rate or None.
     """
 
     uri: str
     live: bool
+    fps: float | None
 
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None: ...
 
-    def open(self) -> None: ...
-
-    def read(self) -> Frame | None:
-        """Return the next frame, or None at the end of a finite source.
+    def open(self) -> None:
+        """Open it; may block.
 
         Raises:
-            SourceError: the source failed; the message names it without credentials.
+            SourceError: it cannot be opened; the message names it without credentials.
         """
         ...
 
-    def skip(self) -> bool:
-        """Advance by one frame without decoding it to BGR; False at the end."""
+    def grab(self) -> bool:
+        """Advance to the next frame without decoding it to BGR; False at the end of a finite source.
+
+        Raises:
+            SourceError: the source failed.
+        """
         ...
 
-    def close(self) -> None: ...
+    def retrieve(self) -> Frame:
+        """Return the grabbed frame.
+
+        Raises:
+            BrokenFrame: this one frame cannot be decoded.
+            SourceError: the source failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release it; allowed in every state."""
+        ...
+
+
+def read(source: Source) -> Frame | None:
+    """Return the next frame, or None at the end."""
+    return source.retrieve() if source.grab() else None
