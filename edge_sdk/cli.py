@@ -49,17 +49,11 @@ _GROUPS = {"start": "Start here", "models": "Models", "device": "On the device",
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `edge` with `argv` (default: the process's) and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
-        sys.stdout.write(_overview())
-        return EXIT_OK
-    if words[0] in ("-V", "--version"):
-        from edge_sdk import __version__
-
-        sys.stdout.write(f"edge {__version__}\n")
-        return EXIT_OK
     output = Output(as_json="--json" in words)
     try:
-        return _run(words, output)
+        code = _run(words, output)
+        sys.stdout.flush()
+        return code
     except EdgeError as error:
         _report(error, output)
         return error.exit_code
@@ -72,6 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str], output: Output) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_overview())
+        return EXIT_OK
+    if words[0] in ("-V", "--version"):
+        from edge_sdk import __version__
+
+        sys.stdout.write(f"edge {__version__}\n")
+        return EXIT_OK
     parser, module = verb_parser(words[0])
     args = parser.parse_args(words[1:])
     _logging(args)
