@@ -87,3 +87,34 @@ class Window:
 
     def to_event(self) -> dict[str, Any]:
         return document.write(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """Something that a person should hear of now; `name` says what, in snake case.
+
+    Names that the device sends: `source_failed`, `sink_failed`, `inference_failed`, `output_not_finite`, `worker_died`,
+    `update_failed`, `update_rolled_back`, `safe_mode`, `outbox_damaged`. `count` is how often it happened since the
+    last alarm of that name.
+    """
+
+    kind: Literal["alarm"] = "alarm"
+    t: float
+    name: str
+    message: str
+    pipeline: str | None = None
+    model: str | None = None
+    count: int = field(default=1, metadata={"min": 1})
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_event(cls, event: Mapping[str, Any]) -> Alarm:
+        """Read an alarm out of an event object.
+
+        Raises:
+            SchemaError: it has not the form.
+        """
+        return document.read(event, cls, where="alarm")
+
+    def to_event(self) -> dict[str, Any]:
+        return document.write(self)
