@@ -1,7 +1,8 @@
-"""The settings of releases, rollouts, drift and retraining: sections of `serve.toml`, each with a default for a real fleet."""
+"""Sections of `serve.toml` for trust, rollouts, drift and retraining; every default suits a real fleet."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -59,8 +60,9 @@ class DriftPolicy:
     """`[drift]`: when a baseline is complete and what counts as drift.
 
     A baseline takes the first `baseline_windows` windows of a device under one model, more until they hold
-    `baseline_samples` samples and span `baseline_span_s`. Windows are merged until they hold `enough_n` samples; a merged
-    window that ends with fewer than `min_n` is refused. `alpha` is for one device and all its groups, `fleet_alpha` for the pooled test.
+    `baseline_samples` samples and span `baseline_span_s`. Windows are merged until they hold `enough_n` samples, which
+    may not be set below `min_n`. A device has drifted by the votes of `votes` of its last `of` merged windows.
+    `alpha` is for one device and all its groups, `fleet_alpha` for the pooled test.
     """
 
     baseline_windows: int = field(default=10, metadata={"min": 4})
@@ -114,6 +116,6 @@ def check_stages(stages: tuple[int, ...]) -> None:
     Raises:
         ValueError: they are not.
     """
-    rising = all(a < b for a, b in zip(stages, stages[1:], strict=False))
+    rising = all(a < b for a, b in itertools.pairwise(stages))
     if not stages or not rising or stages[0] < 1 or stages[-1] != 100:
         raise ValueError(f"stages {list(stages)} are not rising percentages from 1 that end at 100")
