@@ -1,1 +1,24 @@
 """From a frame to a tensor and from tensors to a result, by task."""
+
+from __future__ import annotations
+
+from edge_sdk.registry import Plugin, Registry
+
+
+def decoders() -> Registry:
+    """Return the table of decoders by the name that stands in a manifest; capabilities: the `task` of each."""
+
+    def entry(module: str, name: str, task: str) -> Plugin:
+        return Plugin(target=f"edge_sdk.tasks.{module}:{name}", capabilities={"task": task})
+
+    return Registry(
+        "decoder",
+        {
+            "softmax": entry("classification", "Softmax", "classification"),
+            "yolox": entry("detection", "YoloX", "detection"),
+            "yolov5": entry("detection", "YoloV5", "detection"),
+            "yolov8": entry("detection", "YoloV8", "detection"),
+            "nanodet": entry("detection", "NanoDet", "detection"),
+            "picodet": entry("detection", "PicoDet", "detection"),
+        },
+    )

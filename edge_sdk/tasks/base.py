@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edge_sdk.errors import ArtifactError, UsageError
+from edge_sdk.parsing import read_dataclass
+
+T = TypeVar("T")
 
 Float = NDArray[np.float32]
 
@@ -50,6 +55,7 @@ class Detections:
     class_id: NDArray[np.int32]
     labels: Sequence[str] = ()
     track_id: NDArray[np.int64] | None = None
+    keypoints: Float | None = None
 
     def __len__(self) -> int:
         return len(self.score)
@@ -60,9 +66,13 @@ class Detections:
 
     def __getitem__(self, index: Any) -> Detections:
         """Select rows by a slice, a boolean mask or an index array."""
-        track = None if self.track_id is None else self.track_id[index]
         return replace(
-            self, xyxy=self.xyxy[index], score=self.score[index], class_id=self.class_id[index], track_id=track
+            self,
+            xyxy=self.xyxy[index],
+            score=self.score[index],
+            class_id=self.class_id[index],
+            track_id=None if self.track_id is None else self.track_id[index],
+            keypoints=None if self.keypoints is None else self.keypoints[index],
         )
 
     def label(self, class_id: int) -> str:
@@ -72,7 +82,7 @@ class Detections:
         rows = []
         for i in range(len(self)):
             cid = int(self.class_id[i])
-            row = {
+            row: dict[str, Any] = {
                 "box": [round(float(v), 2) for v in self.xyxy[i]],
                 "score": round(float(self.score[i]), 4),
                 "class_id": cid,
@@ -80,6 +90,8 @@ class Detections:
             }
             if self.track_id is not None and self.track_id[i] >= 0:
                 row["track"] = int(self.track_id[i])
+            if self.keypoints is not None:
+                row["keypoints"] = [[round(float(x), 2), round(float(y), 2)] for x, y in self.keypoints[i]]
             rows.append(row)
         return {"detections": rows}
 
@@ -129,3 +141,27 @@ class Decoder(Protocol):
     def __init__(self, params: Mapping[str, Any], labels: Sequence[str]) -> None: ...
 
     def __call__(self, outputs: Mapping[str, NDArray[Any]], geometry: Geometry) -> Result: ...
+
+
+def read_params(params: Mapping[str, Any], cls: type[T], decoder: str) -> T:
+    """Read a decoder's params as the dataclass `cls`.
+
+    Raises:
+        UsageError: params are unknown or wrong; all of them are named.
+    """
+    value, problems = read_dataclass(params, cls)
+    if value is None:
+        raise UsageError(
+            f"params of decoder `{decoder}`: " + "; ".join(problems),
+            hint="they stand in the manifest's decoder, and in the stage's params",
+        )
+    return value
+
+
+def wrong_outputs(decoder: str, expected: str, outputs: Mapping[str, NDArray[Any]]) -> ArtifactError:
+    """Return the error of a decoder that does not fit the model it is given."""
+    found = ", ".join(f"{name} {list(value.shape)}" for name, value in outputs.items()) or "no outputs"
+    return ArtifactError(
+        f"decoder `{decoder}` expects {expected}, the model gives {found}",
+        hint="name the model's decoder when converting",
+    )

@@ -1,0 +1,118 @@
+"""What the detection decoders share: params, grids, suppression, the way back to the frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.tasks.base import Detections, Float, Geometry
+
+MAX_CANDIDATES = 3000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectionParams:
+    """Params of every detection decoder.
+
+    `score`: smallest score that counts; `iou`: overlap above which the weaker box of a class goes;
+    `max_detections`: how many of the strongest are kept; `classes`: how many there are (default: as in the outputs);
+    `class_agnostic`: boxes of different classes suppress each other too.
+    """
+
+    score: float = field(default=0.25, metadata={"min": 0, "max": 1})
+    iou: float = field(default=0.45, metadata={"min": 0, "max": 1})
+    max_detections: int = field(default=100, metadata={"min": 1})
+    classes: int | None = field(default=None, metadata={"min": 1})
+    class_agnostic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Boxes (n, 4) float32 x1 y1 x2 y2 in input pixels, score (n,), class_id (n,), keypoints (n, k, 2) or None."""
+
+    boxes: Float
+    score: Float
+    class_id: NDArray[np.int32]
+    points: Float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Cell columns, rows and strides of all levels, one after another, rows first; (n,) float32 each."""
+
+    x: Float
+    y: Float
+    stride: Float
+
+    @classmethod
+    def of(cls, width: int, height: int, strides: tuple[int, ...], per_cell: int = 1) -> Grid:
+        """Return the grid of an input of `width` x `height` pixels; a level has ceil(size / stride) cells a side."""
+        xs, ys, ss = [], [], []
+        for stride in strides:
+            columns, rows = -(-width // stride), -(-height // stride)
+            y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
+            xs.append(np.repeat(x.ravel(), per_cell))
+            ys.append(np.repeat(y.ravel(), per_cell))
+            ss.append(np.full(rows * columns * per_cell, stride, np.float32))
+        return cls(np.concatenate(xs), np.concatenate(ys), np.concatenate(ss))
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def xyxy_from_centres(cx: Float, cy: Float, width: Float, height: Float) -> Float:
+    """Return (n, 4) x1 y1 x2 y2 boxes from centres and sizes."""
+    return np.stack((cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2), axis=1).astype(np.float32)
+
+
+def strongest(score: Float, limit: int = MAX_CANDIDATES) -> NDArray[np.intp] | slice:
+    """Return an index of the `limit` highest scores, everything when there are no more."""
+    return slice(None) if len(score) <= limit else np.argpartition(-score, limit)[:limit]
+
+
+def best_class(
+    class_score: Float, factor: Float, threshold: float
+) -> tuple[NDArray[np.intp], Float, NDArray[np.int32]]:
+    """Return (rows, score, class_id) of the rows of `class_score * factor` whose best class reaches `threshold`."""
+    class_id = class_score.argmax(axis=1)
+    score = class_score[np.arange(len(class_score)), class_id] * factor
+    rows = np.flatnonzero(score >= threshold)
+    return rows, score[rows], class_id[rows].astype(np.int32)
+
+
+def finish(found: Candidates, geometry: Geometry, params: DetectionParams, labels: tuple[str, ...]) -> Detections:
+    """Return the candidates that survive suppression, in frame pixels, strongest first; boxes outside the frame go."""
+    order = suppress(found, params)
+    framed = geometry.boxes_to_frame(found.boxes[order])
+    seen = (framed[:, 2] > framed[:, 0]) & (framed[:, 3] > framed[:, 1])
+    if not seen.all():
+        order, framed = order[seen], framed[seen]
+    keypoints = None
+    if found.points is not None:
+        chosen = found.points[order]
+        keypoints = geometry.points_to_frame(chosen.reshape(-1, 2)).reshape(chosen.shape)
+    score = np.minimum(found.score[order], 1.0).astype(np.float32)
+    return Detections(framed, score, found.class_id[order], labels, keypoints=keypoints)
+
+
+def suppress(found: Candidates, params: DetectionParams) -> NDArray[np.intp]:
+    """Return the rows that greedy non-maximum suppression keeps, strongest first."""
+    boxes, score, class_id = found.boxes, found.score, found.class_id
+    if len(score) == 0:
+        return np.zeros(0, np.intp)
+    if len(score) == 1:
+        return np.zeros(1, np.intp)
+    candidates = strongest(score)
+    xywh = boxes[candidates].astype(np.float64)
+    xywh[:, 2:] -= xywh[:, :2]
+    limits: Any = {"score_threshold": 0.0, "nms_threshold": params.iou}
+    if params.class_agnostic:
+        kept = cv2.dnn.NMSBoxes(xywh, score[candidates], **limits)  # type: ignore[arg-type]
+    else:
+        kept = cv2.dnn.NMSBoxesBatched(xywh, score[candidates], class_id[candidates], **limits)  # type: ignore[arg-type]
+    rows = np.asarray(kept, np.intp).reshape(-1)[: params.max_detections]
+    return rows if isinstance(candidates, slice) else candidates[rows]
