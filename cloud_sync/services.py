@@ -38,7 +38,15 @@ class DeviceBroker(Protocol):
     """The part of the broker that enrolment needs: who may connect."""
 
     kind: str
-    url: str
+    port: int
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def connect_host(self) -> str:
+        """Where this machine reaches it."""
+        ...
 
     async def sync_credentials(self) -> None:
         """Make the broker accept exactly the devices that the database says are enrolled; returns when it does."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cloud_sync.policies import DriftPolicy, RetrainPolicy, RolloutPolicy, TrustPolicy
 from edge_sdk.config import parse, read_toml
 from edge_sdk.errors import ConfigError, EdgeError
 from edge_sdk.schemas.ids import check_id
@@ -55,8 +56,8 @@ class Settings:
     """Everything the service is configured with.
 
     `public_host` is the name by which devices reach this machine when it differs from the one they enrol at;
-    `control_period_s` is how often rollouts, drift and retraining are looked at; `rollout`, `drift` and `retrain` are
-    tables that those parts read themselves.
+    `control_period_s` is how often rollouts, drift and retraining are looked at, `console_period_s` how often an open
+    console page asks for news, `session_s` how long a console login holds.
     """
 
     data: Path = Path("edge-data")
@@ -73,9 +74,10 @@ class Settings:
     devices: DeviceSettings = field(default_factory=DeviceSettings)
     mqtt: BrokerSettings = field(default_factory=BrokerSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
-    rollout: dict[str, Any] = field(default_factory=dict)
-    drift: dict[str, Any] = field(default_factory=dict)
-    retrain: dict[str, Any] = field(default_factory=dict)
+    trust: TrustPolicy = field(default_factory=TrustPolicy)
+    rollout: RolloutPolicy = field(default_factory=RolloutPolicy)
+    drift: DriftPolicy = field(default_factory=DriftPolicy)
+    retrain: RetrainPolicy = field(default_factory=RetrainPolicy)
 
 
 BROKERS = ("auto", "mosquitto", "embedded")
