@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -131,6 +132,13 @@ class Model:
         feeds, _ = self.prepare(np.full((spec.height, spec.width, 3), 128, np.uint8))
         for _ in range(2):
             self.infer(feeds)
+
+    def reference(self) -> Model:
+        """Return this model, on the same runtime, with the manifest's own decoder params."""
+        same = copy.copy(self)
+        decoder_class = type(self.decoder)
+        same.decoder = decoder_class(self.manifest.decoder.params, self.labels)
+        return same
 
     def close(self) -> None:
         self.runtime.close()

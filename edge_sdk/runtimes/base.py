@@ -34,8 +34,9 @@ class Runtime(Protocol):
     """One loaded model. `infer` is called from one thread at a time; more workers open more runtimes.
 
     A constructor takes `(model: Path, options: Mapping[str, Any])` and raises BackendError when the engine lacks
-    something the model needs and ArtifactError when the file cannot be read as a model. Options that every runtime
-    knows: `threads` (default 1), `provider`. Unknown options raise UsageError.
+    something the model needs and ArtifactError when the file cannot be read as a model. The file may be gone when the
+    constructor returns. Options that every runtime knows: `threads` (default 1), `provider`. Unknown options raise
+    UsageError.
     """
 
     name: ClassVar[str]
