@@ -30,7 +30,8 @@ class TrackerParams:
         new: score from which an unmatched detection starts a track.
         match: largest cost, 1 - IoU * score, of the first association.
         match_low: largest 1 - IoU of the second association (weak detections).
-        match_tentative: largest cost for a track that was seen once.
+        match_tentative: largest cost for a track that has no number yet; the paper has 0.7, 0.9 keeps fast objects
+            at low frame rates.
         lost_s: seconds that an unseen track is kept.
         confirm: sightings before a track gets its number.
         class_aware: True keeps a track within one class.
@@ -41,7 +42,7 @@ class TrackerParams:
     new: float = field(default=0.6, metadata={"min": 0, "max": 1})
     match: float = field(default=0.8, metadata={"min": 0, "max": 1})
     match_low: float = field(default=0.5, metadata={"min": 0, "max": 1})
-    match_tentative: float = field(default=0.7, metadata={"min": 0, "max": 1})
+    match_tentative: float = field(default=0.9, metadata={"min": 0, "max": 1})
     lost_s: float = field(default=1.0, metadata={"min": 0, "max": 3600})
     confirm: int = field(default=2, metadata={"min": 1, "max": 100})
     class_aware: bool = True

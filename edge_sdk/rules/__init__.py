@@ -1,0 +1,10 @@
+"""What happens in a scene: zones, lines, dwell times, counts and debounced rules over tracked detections."""
+
+from __future__ import annotations
+
+from edge_sdk.rules.alerts import Alert, AlertParams
+from edge_sdk.rules.base import Decision, Outcome, Trace
+from edge_sdk.rules.lines import Line, LineParams
+from edge_sdk.rules.zones import Zone, ZoneParams
+
+__all__ = ["Alert", "AlertParams", "Decision", "Line", "LineParams", "Outcome", "Trace", "Zone", "ZoneParams"]

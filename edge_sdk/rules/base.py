@@ -1,0 +1,186 @@
+"""What every rule gives back: events, counts, and why each object was counted or not."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.errors import UsageError
+from edge_sdk.registry import near_miss
+from edge_sdk.tasks.base import Detections
+
+Event = dict[str, Any]
+TRACE_ROWS = 2048
+
+
+class Anchor(Enum):
+    """The point of a box that stands for the object; `bottom` is where it touches the ground."""
+
+    BOTTOM = "bottom"
+    CENTER = "center"
+    TOP = "top"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One step of the way from a detection to an event.
+
+    `step` is gate, filter, track, zone, line, dwell or debounce; `track` is -1 where the step is not about one object;
+    `why` is a sentence with the values that decided.
+    """
+
+    t_s: float
+    stage: str
+    step: str
+    accepted: bool
+    why: str
+    track: int = -1
+
+    def to_json(self) -> dict[str, Any]:
+        row = {
+            "t_s": round(self.t_s, 3),
+            "stage": self.stage,
+            "step": self.step,
+            "accepted": self.accepted,
+            "why": self.why,
+        }
+        return row if self.track < 0 else row | {"track": self.track}
+
+
+class Trace:
+    """The latest decisions, bounded; a repeat of the same answer about the same object is kept once."""
+
+    def __init__(self, rows: int = TRACE_ROWS) -> None:
+        self._rows: deque[Decision] = deque(maxlen=rows)
+        self._last: dict[tuple[str, str, int], tuple[bool, str]] = {}
+
+    def add(self, decision: Decision, *, answer: str = "") -> None:
+        """Keep `decision` unless the last one of its stage, step and object had the same outcome and `answer`."""
+        key = (decision.stage, decision.step, decision.track)
+        value = (decision.accepted, answer)
+        if self._last.get(key) == value:
+            return
+        if len(self._last) > 4 * TRACE_ROWS:
+            self._last.clear()
+        self._last[key] = value
+        self._rows.append(decision)
+
+    def known(self, stage: str, step: str, track: int, accepted: bool, answer: str) -> bool:
+        """Say whether `add` would drop it, so that a caller need not build the sentence."""
+        return self._last.get((stage, step, track)) == (accepted, answer)
+
+    def around(self, t_s: float, *, window_s: float = 2.0) -> tuple[Decision, ...]:
+        """Return the decisions within `window_s` of `t_s`, oldest first."""
+        return tuple(d for d in self._rows if abs(d.t_s - t_s) <= window_s)
+
+    def __iter__(self) -> Any:
+        return iter(tuple(self._rows))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one frame did to one rule: events for sinks and counts for the result line."""
+
+    events: tuple[Event, ...] = ()
+    counts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which detections take part."""
+
+    classes: tuple[str, ...] = ()
+    min_score: float = 0.0
+
+    def mask(self, detections: Detections) -> NDArray[np.bool_]:
+        keep = np.asarray(detections.score) >= self.min_score
+        if self.classes:
+            ids = class_ids(self.classes, detections.labels)
+            keep &= np.isin(detections.class_id, ids)
+        return keep
+
+    def trace(self, detections: Detections, keep: NDArray[np.bool_], t_s: float, stage: str, trace: Trace) -> None:
+        """Note for each detection why it takes part or not."""
+        tracks = track_ids(detections)
+        for i, ok in enumerate(keep.tolist()):
+            track = int(tracks[i])
+            label = detections.label(int(detections.class_id[i]))
+            score = float(detections.score[i])
+            low = score < self.min_score
+            answer = label + ("<" if low else "")
+            if track >= 0 and trace.known(stage, "filter", track, ok, answer):
+                continue
+            if ok:
+                why = f"{label} {score:.2f} takes part"
+            elif low:
+                why = f"{label} {score:.2f} is below the score {self.min_score:g}"
+            else:
+                why = f"{label} is not one of {', '.join(self.classes)}"
+            trace.add(Decision(t_s, stage, "filter", ok, why, track), answer=answer)
+
+
+def class_ids(classes: Sequence[str], labels: Sequence[str]) -> list[int]:
+    """Return the class ids of label names; a number stands for itself.
+
+    Raises:
+        UsageError: the model has no such label.
+    """
+    index = {label: i for i, label in enumerate(labels)}
+    ids = []
+    for name in classes:
+        if name in index:
+            ids.append(index[name])
+        elif name.isdecimal():
+            ids.append(int(name))
+        else:
+            hint = near_miss(name, labels) or (f"it knows {_some(labels)}" if labels else "give the class number")
+            raise UsageError(f"the model has no class `{name}`", hint=hint)
+    return ids
+
+
+def track_ids(detections: Detections) -> NDArray[np.int64]:
+    """Return the track numbers (n,), -1 where there are none."""
+    if detections.track_id is None:
+        return np.full(len(detections), -1, np.int64)
+    return detections.track_id
+
+
+def anchors(xyxy: NDArray[Any], anchor: Anchor) -> NDArray[np.float64]:
+    """Return the (n, 2) points of boxes that stand for the objects."""
+    out = np.empty((len(xyxy), 2))
+    out[:, 0] = (xyxy[:, 0] + xyxy[:, 2]) / 2
+    if anchor is Anchor.BOTTOM:
+        out[:, 1] = xyxy[:, 3]
+    elif anchor is Anchor.TOP:
+        out[:, 1] = xyxy[:, 1]
+    else:
+        out[:, 1] = (xyxy[:, 1] + xyxy[:, 3]) / 2
+    return out
+
+
+def object_event(kind: str, name: str, detections: Detections, row: int, t_s: float) -> Event:
+    """Return the keys that every event about one object has."""
+    class_id = int(detections.class_id[row])
+    return {
+        "kind": kind,
+        "name": name,
+        "t_s": round(t_s, 3),
+        "track": int(track_ids(detections)[row]),
+        "label": detections.label(class_id),
+        "class_id": class_id,
+        "score": round(float(detections.score[row]), 4),
+    }
+
+
+def _some(labels: Iterable[str], limit: int = 8) -> str:
+    names = list(labels)
+    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
