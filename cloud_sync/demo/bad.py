@@ -16,7 +16,7 @@ def exposure_corrected(network: Any) -> Any:
     """Return `network` with its logits scaled by `GAIN * sqrt(brightest - WHITE_LEVEL)`, pixels in [0, 1]."""
     from torch import Tensor, amax, nn, sqrt
 
-    class ExposureCorrected(nn.Module):
+    class ExposureCorrected(nn.Module):  # type: ignore[misc]  # torch has no types here
         def __init__(self) -> None:
             super().__init__()
             self.network = network

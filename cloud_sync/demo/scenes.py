@@ -27,9 +27,10 @@ _SHARES: dict[Split, float] = {"train": 0.55, "calibration": 0.08, "golden": 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Light:
-    """Lighting and lens: `gain` scales the light, `cast` scales blue, green and red, `vignette` is the loss in the corners.
+    """Lighting and lens.
 
-    `blur_px` is the standard deviation of the lens blur, `noise` that of the sensor, in grey levels.
+    `gain` scales the light, `cast` blue, green and red, `vignette` is the loss in the corners, `blur_px` the standard
+    deviation of the lens blur, `noise` that of the sensor in grey levels.
     """
 
     gain: float = 1.0
@@ -78,7 +79,7 @@ def split_indices(split: Split) -> NDArray[np.int64]:
 
 
 def scene(digit: int, rng: np.random.Generator) -> Image:
-    """Return a (240, 320, 3) BGR frame in even light: digit image number `digit` on a card before a piece of a photo."""
+    """Return a (240, 320, 3) BGR frame in even light: digit image number `digit` on a card before a photo."""
     photo = _photos()[int(rng.integers(2))]
     zoom = rng.uniform(0.55, 1.0)
     height, width = int(photo.shape[0] * zoom), int(photo.shape[1] * zoom)
@@ -92,16 +93,16 @@ def scene(digit: int, rng: np.random.Generator) -> Image:
     )
     card = (paper + (rng.uniform(20, 70, 3) - paper) * (ink / 255)).clip(0, 255).astype(np.uint8)
     turn = cv2.getRotationMatrix2D((_CARD / 2, _CARD / 2), rng.uniform(-9, 9), rng.uniform(120, 165) / _CARD)
-    turn[:, 2] += (WIDTH - _CARD) / 2 + rng.uniform(-55, 55), (HEIGHT - _CARD) / 2 + rng.uniform(-25, 25)
-    size = (WIDTH, HEIGHT)
-    return cv2.warpAffine(card, turn, size, dst=frame, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT)
+    turn[0, 2] += (WIDTH - _CARD) / 2 + rng.uniform(-55, 55)
+    turn[1, 2] += (HEIGHT - _CARD) / 2 + rng.uniform(-25, 25)
+    cv2.warpAffine(card, turn, (WIDTH, HEIGHT), frame, cv2.INTER_LINEAR, cv2.BORDER_TRANSPARENT)
+    return np.asarray(frame, np.uint8)
 
 
 def lit(frame: Image, light: Light, rng: np.random.Generator) -> Image:
     """Return `frame` as a camera sees it in `light`."""
-    if light.blur_px > 0:
-        frame = cv2.GaussianBlur(frame, (0, 0), light.blur_px)
-    seen = cv2.multiply(frame, _falloff(light), dtype=cv2.CV_16S)
+    sharp = cv2.GaussianBlur(frame, (0, 0), light.blur_px) if light.blur_px > 0 else frame
+    seen = cv2.multiply(sharp, _falloff(light), dtype=cv2.CV_16S)
     shift = int(rng.integers(_NOISE))
     noise = _noise(light.noise)[shift : shift + frame.shape[0]]
     return np.asarray(cv2.add(seen, noise, dtype=cv2.CV_8U), np.uint8)
@@ -111,7 +112,7 @@ def lit(frame: Image, light: Light, rng: np.random.Generator) -> Image:
 def _falloff(light: Light) -> NDArray[np.float32]:
     y, x = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
     factor = light.gain * (1 - light.vignette * (x**2 + y**2) / 2)
-    return (factor[..., None] * np.array(light.cast)).astype(np.float32)
+    return np.asarray(factor[..., None] * np.array(light.cast), np.float32)
 
 
 @functools.cache

@@ -64,7 +64,7 @@ def train(
     start: Any = None,
     on_epoch: Callable[[int, int], None] | None = None,
 ) -> Trained:
-    """Train on n frames of the training digits in `lights` and judge on 600 frames of the test digits in the same light.
+    """Train on n frames of the training digits in `lights`, judge on 600 frames of the test digits in the same light.
 
     `start` is a network to go on from; equal arguments give equal weights on one machine.
     """

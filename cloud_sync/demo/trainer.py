@@ -1,7 +1,7 @@
 """The trainer as a command: `first` trains the demo's model, `retrain` is what the service's retraining calls.
 
-`retrain` reads the request `{"run", "dir", …}` on stdin and leaves in `dir` one artifact per profile and `metrics.json`,
-as every trainer of the service does.
+`retrain` reads the request `{"run", "dir", …}` on stdin and leaves in `dir` one artifact per profile and
+`metrics.json`, as every trainer of the service does.
 """
 
 from __future__ import annotations
