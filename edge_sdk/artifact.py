@@ -1,4 +1,8 @@
-"""One deployable `.edge` file: opened with every check of the contract, loaded as a model."""
+"""One deployable `.edge` file: opened with every check of the contract, loaded as a model.
+
+Importing this module and opening an artifact need the standard library only; numpy, OpenCV and an engine come with
+`load`, `golden` and the golden functions.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from edge_sdk import payload, runtimes, zipfile_strict
 from edge_sdk.artifact_write import (
@@ -23,12 +27,14 @@ from edge_sdk.artifact_write import (
     write_file,
 )
 from edge_sdk.errors import ArtifactError, SchemaError, UsageError
-from edge_sdk.golden import Check, GoldenCase, check_golden, golden_entries, read_golden
-from edge_sdk.model import Model
 from edge_sdk.schemas import document
 from edge_sdk.schemas.ids import check_sha256
 from edge_sdk.schemas.manifest import MODEL_DIR, Manifest
 from edge_sdk.zipfile_strict import Entry
+
+if TYPE_CHECKING:
+    from edge_sdk.golden import Check, GoldenCase, check_golden, golden_entries
+    from edge_sdk.model import Model
 
 __all__ = ["BOM", "CARD", "Artifact", "Check", "GoldenCase", "check_golden", "golden_entries", "write_artifact"]
 
@@ -178,6 +184,8 @@ class Artifact:
             BackendError: the runtime is not installed, of another version, or cannot run the model.
             ArtifactError: the model cannot be read or does not fit the manifest.
         """
+        from edge_sdk.model import Model
+
         folder = Path(tempfile.mkdtemp(prefix="edge-model-"))
         try:
             return Model.open_files(
@@ -198,6 +206,8 @@ class Artifact:
         Raises:
             ArtifactError: they cannot be read.
         """
+        from edge_sdk.golden import read_golden
+
         return read_golden(self._entries, self.read)
 
     def _copy(self, name: str, write: Any) -> None:
@@ -246,6 +256,14 @@ def write_artifact(
         out.flush()
         Artifact._open(Path(out.name), f"`{path.name}`")
     return Artifact.open(path)
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Check", "GoldenCase", "check_golden", "golden_entries"):
+        from edge_sdk import golden
+
+        return getattr(golden, name)
+    raise AttributeError(f"module `edge_sdk.artifact` has no attribute `{name}`")
 
 
 def _check_listing(entries: Mapping[str, Entry], manifest: Manifest, where: str) -> None:
