@@ -13,6 +13,7 @@ EdgeError
 │   └── CalibrationError  5  the calibration or golden set cannot be used for the purpose
 ├── ConversionError       6  a conversion failed
 ├── SourceError           6  a source cannot be opened or read
+├── SinkError             6  results cannot be written
 ├── WorkerError           6  a worker process died
 └── SyncError             7  the cloud, the broker or the store cannot be reached or refused
 """
@@ -109,6 +110,11 @@ class ConversionError(EdgeError):
 class SourceError(EdgeError):
     exit_code = 6
     kind = "source"
+
+
+class SinkError(EdgeError):
+    exit_code = 6
+    kind = "sink"
 
 
 class WorkerError(EdgeError):

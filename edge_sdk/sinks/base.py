@@ -40,8 +40,11 @@ class FrameResult:
 class Sink(Protocol):
     """Takes results; `write` is called from one thread and may block, the pipeline puts a bounded queue before it.
 
-    A constructor takes `(uri: str, options: Mapping[str, Any])`.
+    A constructor takes `(uri: str, options: Mapping[str, Any])` and raises UsageError on wrong ones. The pipeline sets
+    the options `fps` and `live` from the source where the user did not. The rest raise SinkError or SyncError.
     """
+
+    uri: str
 
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None: ...
 
@@ -49,4 +52,6 @@ class Sink(Protocol):
 
     def write(self, item: FrameResult) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Finish what was written; raises when results that `write` took did not arrive."""
+        ...

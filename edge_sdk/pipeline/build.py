@@ -1,0 +1,360 @@
+"""The pipeline as a user writes it in Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import cv2
+
+from edge_sdk import sinks as sink_table
+from edge_sdk import sources as source_table
+from edge_sdk.artifact import Artifact
+from edge_sdk.errors import UsageError
+from edge_sdk.pipeline.feeds import Feed, LiveFeed, PullFeed
+from edge_sdk.pipeline.models import ModelSet, ModelSlot, StageModel, check_kind, load_models, self_test
+from edge_sdk.pipeline.observe import Observer
+from edge_sdk.pipeline.report import Report
+from edge_sdk.pipeline.run import Run
+from edge_sdk.pipeline_config import KIND_OF_TASK, SLOT, PipelineConfig, StageConfig
+from edge_sdk.sinks.base import FrameResult, Sink
+from edge_sdk.sources.base import Source
+from edge_sdk.sources.paced import Paced
+from edge_sdk.sources.uri import redact
+
+ArtifactLike: TypeAlias = str | Path | Artifact | StageModel
+
+
+class Pipeline:
+    """Frames of one source through a model into sinks, observers and whoever iterates.
+
+    Args:
+        source: an address (`0`, `rtsp://…`, a video, a folder of images) or a Source.
+        policy: `all` gives every frame, `latest` drops what there is no time for and plays files at their own rate;
+            `auto` is `latest` for live sources.
+        workers: frame threads, each with a model of its own; default one a core, one for live sources.
+        retry_source: keep trying a live source that cannot be opened at the start.
+        stall_s: a live source that gives nothing for so long is opened again.
+
+    While it runs OpenCV is held to one thread in this process: the frame threads are the parallelism.
+    """
+
+    def __init__(
+        self,
+        source: str | int | Source,
+        *,
+        policy: Literal["auto", "all", "latest"] = "auto",
+        workers: int | None = None,
+        params: dict[str, Any] | None = None,
+        retry_source: bool = False,
+        stall_s: float = 5.0,
+    ) -> None:
+        if policy not in ("auto", "all", "latest"):
+            raise UsageError(f"policy must be auto, all or latest, found {policy!r}")
+        self._make_source = _source_maker(source, params or {})
+        self._policy = policy
+        self._workers = workers
+        self._retry_source = retry_source
+        self._stall_s = stall_s
+        self._stage: StageConfig | None = None
+        self._artifact: ArtifactLike | None = None
+        self._sinks: list[tuple[str, Sink | None, dict[str, Any]]] = []
+        self._observers: list[Observer] = []
+        self._run: Run | None = None
+        self._stop_early = False
+
+    @classmethod
+    def from_config(cls, config: PipelineConfig, *, retry_source: bool = False) -> Pipeline:
+        """Build the pipeline that a pipeline.toml describes.
+
+        Raises:
+            UsageError: a stage has no model yet (`model = "slot"`), or an option is wrong.
+        """
+        source = config.source
+        pipe = cls(
+            source.uri, policy=source.policy, workers=config.workers, params=source.params, retry_source=retry_source
+        )
+        stage = config.stages[0]
+        if stage.model == SLOT:
+            raise UsageError(
+                f"stage `{stage.label}` takes its model from a slot",
+                hint="run it with `edge agent`, or name an artifact in `model`",
+            )
+        pipe._set_stage(stage.kind, stage.model, stage.name, stage.params)
+        for sink in config.sinks:
+            pipe._sinks.append((sink.uri, None, sink.params))
+        return pipe
+
+    # -- building ------------------------------------------------------------------------------------------------
+
+    def detect(self, artifact: ArtifactLike, *, name: str = "detect", **params: Any) -> Pipeline:
+        """Find objects with `artifact`; `params` override its decoder's, such as `score=0.4`."""
+        return self._set_stage("detect", artifact, name, params)
+
+    def classify(self, artifact: ArtifactLike, *, name: str = "classify", **params: Any) -> Pipeline:
+        """Classify whole frames with `artifact`."""
+        return self._set_stage("classify", artifact, name, params)
+
+    def stage(self, artifact: ArtifactLike, *, name: str | None = None, **params: Any) -> Pipeline:
+        """Run `artifact`, whatever its task."""
+        return self._set_stage(None, artifact, name, params)
+
+    def sink(self, sink: str | Sink, **options: Any) -> Pipeline:
+        """Send results to a sink, such as `jsonl:out.jsonl`, `video:out.mp4` or `mqtt://host/topic`."""
+        self._not_running("add a sink")
+        if isinstance(sink, str):
+            self._sinks.append((sink, None, options))
+        else:
+            self._sinks.append((redact(getattr(sink, "uri", type(sink).__name__)), sink, options))
+        return self
+
+    def observe(self, observer: Observer) -> Pipeline:
+        """Let `observer` see results, errors and drops, off the frame path."""
+        self._not_running("add an observer")
+        self._observers.append(observer)
+        return self
+
+    # -- running -------------------------------------------------------------------------------------------------
+
+    def start(self, *, frames: int | None = None, hand_out: bool = True) -> Pipeline:
+        """Load the model, open sinks and source and start; `hand_out` keeps results for iteration.
+
+        Raises:
+            EdgeError: something cannot be opened.
+        """
+        self._not_running("start")
+        if self._artifact is None or self._stage is None:
+            raise UsageError("the pipeline has no model", hint="add one, for example .detect('model.edge')")
+        cv2.setNumThreads(1)
+        source = self._make_source()
+        live = source.live
+        policy = self._policy if self._policy != "auto" else ("latest" if live else "all")
+        if policy == "latest" and not live:
+            source = Paced(source)
+        sinks = self._make_sinks(source, live=policy == "latest")
+        workers, models = self._load(live=live or policy == "latest")
+        waiting: list[Source] = [source]
+
+        def feed(run: Run) -> Feed:
+            if not source.live:
+                return PullFeed(source, run)
+            return LiveFeed(
+                lambda: waiting.pop() if waiting else self._make_again(policy),
+                run,
+                keep_all=policy == "all",
+                stall_s=self._stall_s,
+                retry_first=self._retry_source,
+            )
+
+        stage, task = self._stage, models.models[0].manifest.task
+        run = Run(
+            feed,
+            ModelSlot(models),
+            stage=stage.name or KIND_OF_TASK.get(task, task),
+            kind=stage.kind or KIND_OF_TASK.get(task, task),
+            workers=workers,
+            sinks=sinks,
+            observers=self._observers,
+            lossless=policy == "all",
+            policy=policy,
+            hand_out=hand_out,
+            frames=frames,
+            warnings=getattr(source, "warnings", tuple) if frames is None else tuple,
+        )
+        self._run = run
+        try:
+            run.start()
+        except BaseException:
+            self._run = None
+            raise
+        if self._stop_early:
+            run.stop()
+        return self
+
+    def run(self, on_result: Callable[[FrameResult], None] | None = None, frames: int | None = None) -> Report:
+        """Run to the end of the source, to `stop()` or for `frames` frames, and return what it cost and found.
+
+        Raises:
+            EdgeError: the source failed, a sink of a file job failed, or not one frame could be answered.
+        """
+        self.start(frames=frames, hand_out=on_result is not None)
+        try:
+            if on_result is not None:
+                for item in self:
+                    on_result(item)
+            return self.wait()
+        finally:
+            self.close()
+
+    def wait(self) -> Report:
+        """Wait for the end and return the report; raises as `run` does."""
+        run = self._running()
+        run.finished.wait()
+        run.raise_if_failed()
+        return run.report()
+
+    def __iter__(self) -> Iterator[FrameResult]:
+        if self._run is None:
+            self.start()
+        run = self._running()
+        bag = run.results()
+        while (item := bag.get()) is not None:
+            yield item
+        run.finished.wait()
+        run.raise_if_failed()
+
+    def stop(self) -> None:
+        """Take no more frames; what was taken is finished and delivered. Does not wait."""
+        self._stop_early = True
+        if self._run is not None:
+            self._run.stop()
+
+    def close(self) -> None:
+        """Stop and wait until sinks are closed and models are unloaded."""
+        if self._run is not None:
+            self._run.stop()
+            self._run.discard_results()
+            self._run.finished.wait()
+
+    def __enter__(self) -> Pipeline:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- while it runs -------------------------------------------------------------------------------------------
+
+    def swap(self, stage: str, artifact: ArtifactLike) -> dict[str, Any]:
+        """Load `artifact` beside the running model, warm it, run its self-test, and switch between two frames.
+
+        Returns what now runs. No frame is lost; on any error the old model goes on.
+
+        Raises:
+            ArtifactError: it cannot be read, or fails its self-test on this machine.
+            BackendError: its runtime is missing or cannot run it.
+            ConfigError: it does another task.
+            UsageError: the pipeline has no such stage.
+        """
+        run = self._running()
+        if stage not in (run.stage, self._stage.name if self._stage else None):
+            raise UsageError(f"the pipeline has no stage `{stage}`", hint=f"its stage is `{run.stage}`")
+        params = self._stage.params if self._stage else {}
+        count = len(run.slot.current.models)
+        if isinstance(artifact, (str, Path, Artifact)):
+            models = load_models(artifact, count=count, kind=run.kind, params=params, test=True)
+        else:
+            models = _single(artifact, run.kind)
+            if count != 1:
+                raise UsageError(f"{count} frame threads need {count} models", hint="swap to a path or an Artifact")
+        run.slot.replace(models)
+        run.swaps += 1
+        self._artifact = artifact
+        return models.describe()
+
+    def self_test(self) -> list[Any]:
+        """Run the golden inputs of the running artifact beside the pipeline and return the checks.
+
+        Raises:
+            ArtifactError: an answer is outside its tolerance.
+        """
+        if not isinstance(self._artifact, (str, Path, Artifact)):
+            raise UsageError("a loaded model has no golden inputs", hint="build the pipeline from an artifact")
+        artifact = self._artifact if isinstance(self._artifact, Artifact) else Artifact.open(self._artifact)
+        return self_test(artifact)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has been started."""
+        return self._run is not None
+
+    @property
+    def live(self) -> bool:
+        """Whether results are dropped rather than delayed."""
+        return self._running().policy == "latest"
+
+    def stats(self) -> dict[str, Any]:
+        """Return the counts so far."""
+        return self._running().stats()
+
+    def report(self) -> Report:
+        """Return what the run cost so far."""
+        return self._running().report()
+
+    def busy(self, now: float) -> tuple[str, float]:
+        """Return what the slowest frame thread is in and for how many seconds; `now` is the monotonic clock."""
+        return self._run.busy(now) if self._run is not None else ("load", 0.0)
+
+    def describe(self) -> dict[str, Any]:
+        """Return stage, kind and model of what runs."""
+        run = self._running()
+        return {"name": run.stage, "kind": run.kind} | run.slot.current.describe()
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _set_stage(self, kind: Any, artifact: ArtifactLike, name: str | None, params: dict[str, Any]) -> Pipeline:
+        self._not_running("add a stage")
+        if self._stage is not None:
+            raise UsageError("the pipeline has a stage already", hint="one pipeline runs one model")
+        self._stage = StageConfig(name=name, kind=kind, params=dict(params))
+        self._artifact = artifact
+        return self
+
+    def _load(self, *, live: bool) -> tuple[int, ModelSet]:
+        assert self._artifact is not None
+        assert self._stage is not None
+        if not isinstance(self._artifact, (str, Path, Artifact)):
+            return 1, _single(self._artifact, self._stage.kind)
+        artifact = self._artifact if isinstance(self._artifact, Artifact) else Artifact.open(self._artifact)
+        workers = self._workers or frame_threads(artifact, live=live)
+        models = load_models(artifact, count=workers, kind=self._stage.kind, params=self._stage.params, test=False)
+        return workers, models
+
+    def _make_again(self, policy: str) -> Source:
+        source = self._make_source()
+        return source if source.live or policy != "latest" else Paced(source)
+
+    def _make_sinks(self, source: Source, *, live: bool) -> list[tuple[str, Sink]]:
+        made = []
+        for uri, sink, options in self._sinks:
+            if sink is None:
+                context = {"live": live} | ({"fps": source.fps} if source.fps else {})
+                sink = sink_table.create(uri, {**context, **options})
+            made.append((redact(uri), sink))
+        return made
+
+    def _running(self) -> Run:
+        if self._run is None:
+            raise UsageError("the pipeline does not run", hint="use `with pipe:`, iterate it, or call run()")
+        return self._run
+
+    def _not_running(self, what: str) -> None:
+        if self._run is not None:
+            raise UsageError(f"cannot {what}: the pipeline has been started", hint="build a new Pipeline")
+
+
+def frame_threads(artifact: Artifact, *, live: bool) -> int:
+    """Return how many frame threads a pipeline gets: one for live sources, else as many as the cores feed."""
+    threads = int(artifact.manifest.runtime.options.get("threads", 1) or 1)
+    return 1 if live else max(1, _cores() // threads)
+
+
+def _source_maker(source: str | int | Source, params: dict[str, Any]) -> Callable[[], Source]:
+    if isinstance(source, (str, int)):
+        return lambda: source_table.create(str(source), params)
+    if params:
+        raise UsageError("params belong to a source given by its address")
+    return lambda: source
+
+
+def _single(model: Any, kind: str | None) -> ModelSet:
+    check_kind(model.manifest, kind)
+    return ModelSet((model,))
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1

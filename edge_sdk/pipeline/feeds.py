@@ -1,0 +1,311 @@
+"""How frames get from a source to the frame threads: every one of a file, the latest one of a camera."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from edge_sdk.backoff import Backoff
+from edge_sdk.errors import EdgeError, SourceError
+from edge_sdk.sources.base import BrokenFrame, Frame, Source
+
+logger = logging.getLogger(__name__)
+_KEEP_ALL_DEPTH = 8
+_MAX_STUCK = 3
+
+
+class FeedEvents(Protocol):
+    """What a feed tells the run."""
+
+    def grabbed(self) -> None: ...
+
+    def dropped(self, cause: str) -> None: ...
+
+    def broken(self, error: BrokenFrame) -> None: ...
+
+    def source_lost(self, error: EdgeError) -> None: ...
+
+    def source_back(self) -> None: ...
+
+
+class Feed(Protocol):
+    """Gives frames; `next` is called by one frame thread at a time and raises what ends the run."""
+
+    def start(self) -> None: ...
+
+    def next(self) -> Frame | None: ...
+
+    def stop(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class PullFeed:
+    """Every frame of a finite source, read by the thread that wants it."""
+
+    def __init__(self, source: Source, events: FeedEvents) -> None:
+        self._source = source
+        self._events = events
+        self._stopped = False
+
+    def start(self) -> None:
+        self._source.open()
+
+    def next(self) -> Frame | None:
+        while not self._stopped and self._source.grab():
+            self._events.grabbed()
+            try:
+                return self._source.retrieve()
+            except BrokenFrame as error:
+                self._events.broken(error)
+        return None
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def close(self) -> None:
+        self._source.close()
+
+
+class LiveFeed:
+    """A source that gives frames whether or not they are wanted, read by a thread of its own and watched by another.
+
+    A one-slot mailbox holds the latest frame (or, with `keep_all`, a short queue holds the reader back). A frame that
+    no thread will be free for before the next one comes is grabbed and never decoded. A source that fails, or gives
+    nothing for `stall_s`, is opened again in a fresh thread after a pause; one that hangs in the decoder is left
+    behind, and after three of those the feed gives up so that a fresh process can start.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Source],
+        events: FeedEvents,
+        *,
+        keep_all: bool = False,
+        stall_s: float = 5.0,
+        open_s: float = 20.0,
+        backoff: Backoff | None = None,
+        retry_first: bool = False,
+    ) -> None:
+        self._make = make
+        self._events = events
+        self._keep_all = keep_all
+        self._stall_s, self._open_s = stall_s, open_s
+        self._backoff = backoff or Backoff()
+        self._retry_first = retry_first
+        self._changed = threading.Condition()
+        self._slot: deque[Frame] = deque()
+        self._pace = _Pace()
+        self._stopped = self._ended = False
+        self._error: EdgeError | None = None
+        self._seen_frame = False
+        self._lost = False
+        self._keeper = threading.Thread(target=self._keep, name="source-watch", daemon=True)
+        self._readers: list[_Reader] = []
+
+    def start(self) -> None:
+        """Open the source; returns once the first frame came, or with `retry_first` at once.
+
+        Raises:
+            SourceError: it cannot be opened.
+        """
+        self._keeper.start()
+        if self._retry_first:
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: self._seen_frame or self._ended or self._stopped)
+            if self._error:
+                raise self._error
+
+    def next(self) -> Frame | None:
+        with self._changed:
+            self._pace.idle(time.monotonic())
+            self._changed.wait_for(lambda: self._slot or self._ended or self._stopped)
+            if self._stopped or not self._slot:
+                if self._error and not self._stopped:
+                    raise self._error
+                return None
+            frame = self._slot.popleft()
+            self._pace.busy(time.monotonic())
+            self._changed.notify_all()
+            return frame
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        self.stop()
+        deadline = time.monotonic() + 2.0
+        for reader in [r.thread for r in self._readers] + [self._keeper]:
+            if reader.is_alive():
+                reader.join(max(0.0, deadline - time.monotonic()))
+
+    def _keep(self) -> None:
+        """Start readers one after the other and notice when one fails or hangs."""
+        attempt = 0
+        while True:
+            reader = _Reader(self)
+            self._readers = [r for r in self._readers if r.thread.is_alive()] + [reader]
+            reader.thread.start()
+            error = self._watch(reader)
+            if error is None:
+                return
+            attempt = 0 if reader.frames else attempt + 1
+            if len([r for r in self._readers if r.thread.is_alive()]) >= _MAX_STUCK:
+                self._end(SourceError(f"{error.message}; {_MAX_STUCK} readers hang", hint="start a fresh process"))
+                return
+            if not (self._seen_frame or self._retry_first):
+                self._end(error)
+                return
+            if not self._lost:
+                self._lost = True
+                self._events.source_lost(error)
+            with self._changed:
+                pause = self._backoff.delay_s(attempt, random.random)
+                if self._changed.wait_for(lambda: self._stopped, timeout=pause):
+                    return
+
+    def _watch(self, reader: _Reader) -> EdgeError | None:
+        """Wait until `reader` is done for; None when the source ended or the feed was stopped."""
+        with self._changed:
+            while True:
+                if self._stopped or reader.ended:
+                    self._ended = True
+                    reader.stale = True
+                    self._changed.notify_all()
+                    return None
+                if reader.error is not None:
+                    return reader.error
+                limit = self._stall_s if reader.frames else self._open_s
+                left = reader.beat + limit - time.monotonic()
+                if left <= 0 and not reader.held_back:
+                    reader.stale = True
+                    what = "gave no frame" if reader.frames else "did not open"
+                    return SourceError(f"`{reader.uri}` {what} for {limit:g} s", hint="check cable, power and network")
+                self._changed.wait(timeout=max(0.05, left))
+
+    def _end(self, error: EdgeError) -> None:
+        with self._changed:
+            self._error, self._ended = error, True
+            self._changed.notify_all()
+
+    def _arrived(self, reader: _Reader) -> bool:
+        """Note a grabbed frame and say whether it is worth decoding."""
+        now = time.monotonic()
+        with self._changed:
+            reader.beat = now
+            reader.frames += 1
+            self._pace.arrival(now)
+            wanted = self._keep_all or self._pace.wants(now)
+        self._events.grabbed()
+        if self._lost:
+            self._lost = False
+            self._events.source_back()
+        if not wanted:
+            self._events.dropped("latest")
+        return wanted
+
+    def _put(self, reader: _Reader, frame: Frame) -> None:
+        with self._changed:
+            self._seen_frame = True
+            if self._keep_all:
+                reader.held_back = True
+                self._changed.wait_for(lambda: len(self._slot) < _KEEP_ALL_DEPTH or self._stopped or reader.stale)
+                reader.held_back, reader.beat = False, time.monotonic()
+            elif self._slot:
+                self._slot.clear()
+                self._events.dropped("latest")
+            self._slot.append(frame)
+            self._changed.notify_all()
+
+
+class _Reader:
+    """One thread with one opened source."""
+
+    def __init__(self, feed: LiveFeed) -> None:
+        self._feed = feed
+        self.uri = "source"
+        self.beat = time.monotonic()
+        self.frames = 0
+        self.stale = self.ended = self.held_back = False
+        self.error: EdgeError | None = None
+        self.thread = threading.Thread(target=self._run, name="source-read", daemon=True)
+
+    def _run(self) -> None:
+        source: Source | None = None
+        try:
+            source = self._feed._make()
+            self.uri = source.uri
+            source.open()
+            self._read(source)
+        except EdgeError as error:
+            self.error = error
+        except Exception as error:
+            logger.exception("source `%s` failed", self.uri)
+            self.error = SourceError(f"`{self.uri}` failed: {error}")
+        finally:
+            with self._feed._changed:
+                self._feed._changed.notify_all()
+            if source is not None:
+                source.close()
+
+    def _unwanted(self) -> bool:
+        return self.stale or self._feed._stopped
+
+    def _read(self, source: Source) -> None:
+        feed = self._feed
+        while not self._unwanted():
+            if not source.grab():
+                self.ended = True
+                return
+            if self._unwanted() or not feed._arrived(self):
+                continue
+            try:
+                frame = source.retrieve()
+            except BrokenFrame as error:
+                feed._events.broken(error)
+                continue
+            feed._put(self, frame)
+
+
+class _Pace:
+    """Foresees whether a frame thread will be free before the next frame comes."""
+
+    def __init__(self) -> None:
+        self._interval_s: float | None = None
+        self._service_s: float | None = None
+        self._last_arrival: float | None = None
+        self._taken: deque[float] = deque()
+        self._idle = True
+
+    def arrival(self, now: float) -> None:
+        if self._last_arrival is not None:
+            self._interval_s = _smooth(self._interval_s, now - self._last_arrival)
+        self._last_arrival = now
+
+    def idle(self, now: float) -> None:
+        """A frame thread asks for a frame."""
+        if self._taken:
+            self._service_s = _smooth(self._service_s, now - self._taken.popleft())
+        self._idle = True
+
+    def busy(self, now: float) -> None:
+        """A frame thread got one."""
+        self._taken.append(now)
+        self._idle = False
+
+    def wants(self, now: float) -> bool:
+        if self._idle or self._interval_s is None or self._service_s is None or not self._taken:
+            return True
+        return self._taken[0] + self._service_s <= now + self._interval_s
+
+
+def _smooth(old: float | None, new: float) -> float:
+    return new if old is None else 0.8 * old + 0.2 * new

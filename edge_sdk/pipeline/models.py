@@ -1,0 +1,161 @@
+"""The models of a stage: one per frame thread, replaced all at once between two frames."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from edge_sdk.artifact import Artifact, check_golden
+from edge_sdk.errors import ArtifactError, ConfigError, UsageError
+from edge_sdk.pipeline_config import TASK_OF_KIND
+from edge_sdk.sources.base import Image
+
+
+class StageModel(Protocol):
+    """What a stage needs of a model; `edge_sdk.model.Model` is one."""
+
+    manifest: Any
+    labels: tuple[str, ...]
+    digest: str
+
+    def prepare(self, frame_bgr: Image) -> tuple[Any, Any]: ...
+
+    def infer(self, feeds: Any) -> Any: ...
+
+    def decode(self, outputs: Any, geometry: Any) -> Any: ...
+
+    def warm(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class ModelSet:
+    """Equal models, one for each frame thread, and how many frames are in them."""
+
+    def __init__(self, models: tuple[StageModel, ...]) -> None:
+        self.models = models
+        self.digest = models[0].digest
+        self.in_flight = 0
+
+    def describe(self) -> dict[str, Any]:
+        manifest = self.models[0].manifest
+        return {
+            "model": self.digest,
+            "artifact": f"{manifest.name} {manifest.version}",
+            "task": manifest.task,
+            "runtime": manifest.runtime.name,
+        }
+
+    def close(self) -> None:
+        for model in self.models:
+            model.close()
+
+
+class ModelSlot:
+    """Holds the current set; `replace` waits until no frame is in the old one and then closes it."""
+
+    def __init__(self, current: ModelSet) -> None:
+        self._current = current
+        self._closed = False
+        self._changed = threading.Condition()
+
+    @property
+    def current(self) -> ModelSet:
+        return self._current
+
+    def acquire(self) -> ModelSet:
+        with self._changed:
+            self._current.in_flight += 1
+            return self._current
+
+    def release(self, models: ModelSet) -> None:
+        with self._changed:
+            models.in_flight -= 1
+            if models is not self._current:
+                self._changed.notify_all()
+
+    def replace(self, new: ModelSet) -> None:
+        """Make `new` the one that the next frame gets.
+
+        Raises:
+            UsageError: the pipeline has ended; `new` is closed.
+        """
+        with self._changed:
+            if not self._closed:
+                old, self._current = self._current, new
+                self._changed.wait_for(lambda: old.in_flight == 0, timeout=60)
+            else:
+                old = new
+        old.close()
+        if old is new:
+            raise UsageError("the pipeline has ended, there is nothing to swap", hint="start it again")
+
+    def close(self) -> None:
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+        self._current.close()
+
+
+def load_models(artifact: Any, *, count: int, kind: str | None, params: Mapping[str, Any], test: bool) -> ModelSet:
+    """Open `artifact` (a path or an Artifact) `count` times, each warm; with `test`, run its golden inputs first.
+
+    Raises:
+        ArtifactError: it cannot be read, or it fails its own golden inputs here.
+        BackendError: its runtime is missing or cannot run it.
+        ConfigError: its task is not the one of `kind`.
+    """
+    opened = artifact if isinstance(artifact, Artifact) else Artifact.open(Path(artifact))
+    check_kind(opened.manifest, kind)
+    models: list[StageModel] = []
+    try:
+        for i in range(count):
+            model: StageModel = opened.load(decoder_params=dict(params) or None)
+            models.append(model)
+            if i == 0 and test:
+                self_test(opened, model if not params else None)
+            model.warm()
+    except BaseException:
+        for model in models:
+            model.close()
+        raise
+    return ModelSet(tuple(models))
+
+
+def check_kind(manifest: Any, kind: str | None) -> None:
+    """Refuse an artifact whose task is not that of the stage.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    if kind is not None and manifest.task != TASK_OF_KIND[kind]:
+        raise ConfigError(
+            f"stage kind `{kind}` needs a model for {TASK_OF_KIND[kind]}, `{manifest.name}` is for {manifest.task}",
+            hint="leave `kind` out, or name another model",
+        )
+
+
+def self_test(artifact: Artifact, model: Any = None) -> list[Any]:
+    """Run the golden inputs of an artifact on this machine and return the checks.
+
+    Raises:
+        ArtifactError: an answer is outside its tolerance.
+    """
+    golden = artifact.golden()
+    own: Any = model if model is not None else artifact.load()
+    try:
+        checks = check_golden(own, golden)
+    finally:
+        if model is None:
+            own.close()
+    failed = [c for c in checks if not c.ok]
+    if failed:
+        raise ArtifactError(
+            f"`{artifact.path.name}` fails {len(failed)} of {len(checks)} self-tests on this machine: "
+            f"{failed[0].name}: {failed[0].detail}",
+            hint="`edge verify` shows all of them",
+        )
+    return list(checks)

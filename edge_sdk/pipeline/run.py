@@ -1,0 +1,424 @@
+"""One execution of a pipeline: frame threads that pull, infer and hand results on in frame order."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from edge_sdk.errors import BackendError, EdgeError, NonFiniteError, SinkError, SourceError
+from edge_sdk.pipeline.feeds import Feed
+from edge_sdk.pipeline.models import ModelSet, ModelSlot
+from edge_sdk.pipeline.observe import Observer, Observers
+from edge_sdk.pipeline.outlet import Mailbag, Outlet
+from edge_sdk.pipeline.report import Findings, Report, Tally, memory_mb
+from edge_sdk.sinks.base import FrameResult, Sink
+from edge_sdk.sources.base import BrokenFrame, Frame
+
+logger = logging.getLogger(__name__)
+_FINISH_S = 120.0
+_STOP_S = 10.0
+_NAMES_KEPT = 100
+
+
+class Run:
+    """The threads and counts of a running pipeline.
+
+    Args:
+        make_feed: builds the feed; the run is its events.
+        lossless: outlets make the frame threads wait instead of dropping results.
+        hand_out: keep results for `results()`.
+        frames: stop after this many.
+    """
+
+    def __init__(
+        self,
+        make_feed: Callable[[Run], Feed],
+        slot: ModelSlot,
+        *,
+        stage: str,
+        kind: str,
+        workers: int,
+        sinks: Sequence[tuple[str, Sink]],
+        observers: Sequence[Observer],
+        lossless: bool,
+        policy: str,
+        hand_out: bool,
+        frames: int | None,
+        warnings: Callable[[], tuple[str, ...]] = tuple,
+    ) -> None:
+        self.slot = slot
+        self.stage, self.kind, self.policy = stage, kind, policy
+        self.finished = threading.Event()
+        self.swaps = 0
+        self._lossless = lossless
+        self._limit = frames
+        self._warnings = warnings
+        self._warnings_found: tuple[str, ...] = ()
+        self._lock = threading.Lock()
+        self._pull_lock = threading.Lock()
+        self._hand_over = threading.Lock()
+        self._ordered = threading.Condition(self._lock)
+        self._tally = Tally()
+        self._frames_in = 0
+        self._dropped: Counter[str] = Counter()
+        self._errors: Counter[str] = Counter()
+        self._first_error: EdgeError | None = None
+        self._broken: list[str] = []
+        self._reconnects = 0
+        self._pulled = self._delivered = 0
+        self._waiting: dict[int, FrameResult | None] = {}
+        self._stopping = False
+        self._fatal: Exception | None = None
+        self._activity: list[tuple[str, float]] = [("idle", 0.0)] * workers
+        self._findings = Findings()
+        self._observers = Observers(observers)
+        self._sinks = list(sinks)
+        self._watch = self._outlet("observers", self._observe, depth=64 if lossless else 8)
+        self._outlets = [self._outlet(name, sink.write) for name, sink in sinks]
+        self._bag: Mailbag[FrameResult] | None = Mailbag(4, block=lossless) if hand_out else None
+        self._feed = make_feed(self)
+        self._threads = [
+            threading.Thread(target=self._work, args=(i,), name=f"frames-{i}", daemon=True) for i in range(workers)
+        ]
+        self._closer = threading.Thread(target=self._close, name="pipeline-close", daemon=True)
+        self._began = self._ended = 0.0
+        self._cpu_began = self._cpu_ended = 0.0
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Open sinks and source and start the threads; what cannot be opened closes what was.
+
+        Raises:
+            EdgeError: the source or a sink cannot be opened.
+        """
+        opened: list[Sink] = []
+        try:
+            for _, sink in self._sinks:
+                sink.open()
+                opened.append(sink)
+            self._began, self._cpu_began = time.monotonic(), time.process_time()
+            for outlet in [self._watch, *self._outlets]:
+                outlet.start()
+            self._feed.start()
+        except BaseException:
+            self._feed.close()
+            for outlet in [self._watch, *self._outlets]:
+                outlet.abandon()
+            for sink in opened:
+                _quietly(sink.close)
+            self._observers.close()
+            self.slot.close()
+            raise
+        for thread in self._threads:
+            thread.start()
+        self._closer.start()
+
+    def stop(self) -> None:
+        """Take no more frames; what was taken is finished and delivered."""
+        self._stopping = True
+        self._feed.stop()
+        with self._lock:
+            self._ordered.notify_all()
+
+    def results(self) -> Mailbag[FrameResult]:
+        assert self._bag is not None
+        return self._bag
+
+    def discard_results(self) -> None:
+        """Nobody reads `results` any more."""
+        if self._bag is not None:
+            self._bag.close(discard=True)
+
+    def raise_if_failed(self) -> None:
+        if self._fatal is not None:
+            raise self._fatal
+
+    def busy(self, now: float) -> tuple[str, float]:
+        """Return what the frame thread that is longest in one native call does, and for how many seconds."""
+        states = [(now - since, what) for what, since in self._activity if what != "idle"]
+        seconds, what = max(states, default=(0.0, "idle"))
+        return what, seconds
+
+    # -- frame threads -------------------------------------------------------------------------------------------
+
+    def _work(self, i: int) -> None:
+        try:
+            while (pulled := self._pull(i)) is not None:
+                seq, frame, models, decode_s = pulled
+                item: FrameResult | None = None
+                failure: tuple[str, Exception] | None = None
+                times: dict[str, float] = {}
+                try:
+                    item, times = self._answer(i, frame, models)
+                    times["decode"] = decode_s
+                except NonFiniteError as error:
+                    failure = ("nonfinite", error)
+                except Exception as error:
+                    failure = ("infer", error)
+                finally:
+                    self._activity[i] = ("idle", 0.0)
+                    self.slot.release(models)
+                if failure:
+                    self._frame_failed(frame, *failure)
+                self._deliver(seq, item, times)
+        except Exception as error:
+            self._fail(error)
+
+    def _pull(self, i: int) -> tuple[int, Frame, ModelSet, float] | None:
+        with self._pull_lock:
+            with self._lock:
+                window = 2 * len(self._threads) + 2
+                self._ordered.wait_for(lambda: self._pulled - self._delivered < window or self._stopping)
+            if self._stopping or (self._limit is not None and self._pulled >= self._limit):
+                return None
+            start = time.perf_counter()
+            if self._lossless:
+                self._activity[i] = ("decode", time.monotonic())
+            try:
+                frame = self._feed.next()
+            finally:
+                self._activity[i] = ("idle", 0.0)
+            if frame is None:
+                return None
+            seq, self._pulled = self._pulled, self._pulled + 1
+            return seq, frame, self.slot.acquire(), time.perf_counter() - start
+
+    def _answer(self, i: int, frame: Frame, models: ModelSet) -> tuple[FrameResult, dict[str, float]]:
+        self._activity[i] = ("infer", time.monotonic())
+        model = models.models[i]
+        t0 = time.perf_counter()
+        feeds, geometry = model.prepare(frame.image)
+        t1 = time.perf_counter()
+        outputs = model.infer(feeds)
+        t2 = time.perf_counter()
+        result = model.decode(outputs, geometry)
+        t3 = time.perf_counter()
+        age_ms = (time.monotonic() - frame.captured_s) * 1000.0
+        item = FrameResult(frame, result, models.digest, age_ms, (t3 - t0) * 1000.0)
+        return item, {"prepare": t1 - t0, "infer": t2 - t1, "postprocess": t3 - t2}
+
+    def _deliver(self, seq: int, item: FrameResult | None, times: dict[str, float]) -> None:
+        """Hand on what is next in order; a full blocking outlet holds the frame threads back here."""
+        with self._lock:
+            self._waiting[seq] = item
+            if item is not None:
+                self._tally.processed += 1
+                self._tally.latency.add(item.latency_ms)
+                self._tally.age.add(item.age_ms)
+                for name, seconds in times.items():
+                    self._tally.stage_s[name] += seconds
+        with self._hand_over:
+            while True:
+                with self._lock:
+                    if self._delivered not in self._waiting:
+                        return
+                    ready = self._waiting.pop(self._delivered)
+                    self._delivered += 1
+                    self._ordered.notify_all()
+                if ready is not None:
+                    self._emit(ready)
+
+    def _emit(self, item: FrameResult) -> None:
+        self._watch.put(("result", item))
+        for outlet in self._outlets:
+            outlet.put(item)
+        if self._bag is not None:
+            dropped = self._bag.put(item)
+            if dropped and not self._stopping:
+                self._count_drop("reader", dropped)
+
+    def _frame_failed(self, frame: Frame, kind: str, error: Exception) -> None:
+        detail = f"frame {frame.index}: {error}"
+        known = isinstance(error, EdgeError)
+        with self._lock:
+            first = self._errors[kind] == 0
+            self._errors[kind] += 1
+            if self._first_error is None:
+                self._first_error = (
+                    error if isinstance(error, EdgeError) else BackendError(f"the model failed: {error}")
+                )
+        if first:
+            logger.warning("%s", detail, exc_info=None if known else error)
+        self._watch.put(("error", kind, detail))
+        self._count_drop(kind, 1)
+
+    def _fail(self, error: Exception) -> None:
+        """Let the first error that ends the run be the one that is raised."""
+        with self._lock:
+            if self._fatal is None:
+                self._fatal = error
+        self.stop()
+
+    # -- events of the feed (FeedEvents) ---------------------------------------------------------------------------
+
+    def grabbed(self) -> None:
+        with self._lock:
+            self._frames_in += 1
+
+    def dropped(self, cause: str) -> None:
+        self._count_drop(cause, 1)
+
+    def broken(self, error: BrokenFrame) -> None:
+        logger.warning("skipped: %s", error.message)
+        with self._lock:
+            if len(self._broken) < _NAMES_KEPT:
+                self._broken.append(error.name or error.message)
+            if self._first_error is None:
+                self._first_error = error
+        self._watch.put(("error", "source", error.message))
+        self._count_drop("broken", 1)
+
+    def source_lost(self, error: EdgeError) -> None:
+        logger.warning("%s: trying again", error.message)
+        with self._lock:
+            self._errors["source"] += 1
+        self._watch.put(("error", "source", error.message))
+
+    def source_back(self) -> None:
+        logger.warning("the source gives frames again")
+        with self._lock:
+            self._reconnects += 1
+
+    # -- delivery ------------------------------------------------------------------------------------------------
+
+    def _outlet(self, name: str, consume: Callable[[Any], None], *, depth: int = 8) -> Outlet:
+        return Outlet(
+            name, consume, depth=depth, block=self._lossless, on_failure=self._sink_failed, on_drop=self._sink_dropped
+        )
+
+    def _observe(self, event: tuple[Any, ...]) -> None:
+        kind, *args = event
+        if kind == "result":
+            self._findings.add(args[0])
+            self._observers.on_result(args[0])
+        elif kind == "error":
+            self._observers.on_error(*args)
+        else:
+            self._observers.on_drop(*args)
+
+    def _sink_failed(self, name: str, error: Exception) -> bool:
+        """A sink of a file job that fails ends the job; for a live source it is tried again with the next result."""
+        with self._lock:
+            self._errors["sink"] += 1
+        if name != "observers":
+            self._watch.put(("error", "sink", f"{name}: {error}"))
+        if self._lossless:
+            self._fail(error if isinstance(error, EdgeError) else SinkError(f"sink `{name}` failed: {error}"))
+        return self._lossless
+
+    def _sink_dropped(self, name: str, n: int) -> None:
+        if name != "observers":
+            self._watch.put(("drop", name, n))
+
+    def _count_drop(self, cause: str, n: int) -> None:
+        with self._lock:
+            self._dropped[cause] += n
+        self._watch.put(("drop", cause, n))
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def _close(self) -> None:
+        try:
+            for thread in self._threads:
+                thread.join()
+            self._ended, self._cpu_ended = time.monotonic(), time.process_time()
+            self._warnings_found = self._warnings()
+            self._feed.close()
+            deadline = time.monotonic() + (_STOP_S if self._stopping else _FINISH_S)
+            for outlet, (name, sink) in zip(self._outlets, self._sinks, strict=True):
+                done = outlet.finish(deadline)
+                if not done and self._lossless:
+                    self._keep_failure(SinkError(f"sink `{name}` hangs: {outlet.dropped} results are lost"))
+                self._close_sink(outlet, sink)
+            self._judge()
+            self._watch.finish(deadline)
+            self._observers.close()
+            self.slot.close()
+        except Exception as error:
+            self._keep_failure(error)
+        finally:
+            if self._bag is not None:
+                self._bag.close()
+            self.finished.set()
+
+    def _close_sink(self, outlet: Outlet, sink: Sink) -> None:
+        try:
+            sink.close()
+        except EdgeError as error:
+            outlet.error = outlet.error or error.message
+            with self._lock:
+                self._errors["sink"] += 1
+            if self._lossless:
+                self._keep_failure(error)
+            else:
+                logger.warning("%s", error.message)
+
+    def _keep_failure(self, error: Exception) -> None:
+        if self._fatal is None:
+            self._fatal = error
+
+    def _judge(self) -> None:
+        """A run that ended by itself without one answer is a failure, named by the first thing that went wrong."""
+        if self._fatal is None and not self._stopping and self._tally.processed == 0 and self._first_error is not None:
+            first, n = self._first_error, sum(self._dropped.values())
+            if isinstance(first, BrokenFrame) and n > 1:
+                first = SourceError(f"none of {n} images can be decoded; the first: {first.message}", hint=first.hint)
+            self._fatal = first
+
+    def stats(self) -> dict[str, Any]:
+        """Return the counts so far, in the form of the worker's `stats`."""
+        with self._lock:
+            return {
+                "frames": self._frames_in,
+                "processed": self._tally.processed,
+                "dropped": dict(self._dropped),
+                "errors": {k: v for k, v in self._errors.items() if k != "nonfinite"},
+                "nonfinite": self._errors["nonfinite"],
+                "latency_ms": self._tally.latency.to_json(),
+                "model": self.slot.current.digest,
+                "t": time.time(),
+            }
+
+    def report(self) -> Report:
+        """Return what the run cost so far."""
+        ended = self._ended or time.monotonic()
+        cpu_s = (self._cpu_ended or time.process_time()) - self._cpu_began
+        with self._lock:
+            n = self._tally.processed
+            return Report(
+                frames_in=self._frames_in,
+                processed=n,
+                dropped=dict(self._dropped),
+                errors=dict(self._errors),
+                seconds=ended - self._began,
+                cpu_ms_per_frame=cpu_s * 1000 / n if n else None,
+                latency_ms=self._tally.latency.to_json(),
+                frame_age_ms=self._tally.age.to_json(),
+                stage_ms={k: s * 1000 / n for k, s in self._tally.stage_s.items()} if n else {},
+                stage={"name": self.stage, "kind": self.kind} | self.slot.current.describe(),
+                model=self.slot.current.digest,
+                rss_mb=memory_mb()[1],
+                workers=len(self._threads),
+                policy=self.policy,
+                results=self._findings.to_json(),
+                sinks=tuple(
+                    {"uri": name, "written": o.taken, "dropped": o.dropped, "error": o.error}
+                    for o, (name, _) in zip(self._outlets, self._sinks, strict=True)
+                ),
+                broken=tuple(self._broken),
+                warnings=self._warnings_found,
+                reconnects=self._reconnects,
+                swaps=self.swaps,
+            )
+
+
+def _quietly(call: Callable[[], None]) -> None:
+    try:
+        call()
+    except EdgeError as error:
+        logger.info("%s", error.message)

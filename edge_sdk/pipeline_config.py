@@ -1,0 +1,141 @@
+"""pipeline.toml: source, stages and sinks; standard library only, so that a supervisor can read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from edge_sdk.config import parse, read_toml
+from edge_sdk.errors import ConfigError, UsageError
+from edge_sdk.parsing import write_dataclass
+from edge_sdk.sinks import sinks
+from edge_sdk.sinks.uri import place, sink_name
+from edge_sdk.sources import sources
+from edge_sdk.sources.uri import file_path, kind_of, redact
+
+TASK_OF_KIND: Mapping[str, str] = {
+    "detect": "detection",
+    "classify": "classification",
+    "segment": "segmentation",
+    "keypoints": "keypoints",
+    "embed": "embedding",
+    "regress": "regression",
+}
+KIND_OF_TASK: Mapping[str, str] = {task: kind for kind, task in TASK_OF_KIND.items()}
+SLOT = "slot"
+
+Kind = Literal["detect", "classify", "segment", "keypoints", "embed", "regress"]
+Policy = Literal["auto", "all", "latest"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    """Where frames come from; policy `auto` is `latest` for live sources and `all` for files."""
+
+    uri: str
+    policy: Policy = "auto"
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageConfig:
+    """One model; `kind` may be left out (the artifact knows its task), `model = "slot"` is filled in by the agent.
+
+    `params` override the decoder's, such as `score = 0.4`.
+    """
+
+    name: str | None = None
+    kind: Kind | None = None
+    model: str = SLOT
+    params: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return self.name or self.kind or "model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkConfig:
+    uri: str
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineConfig:
+    """A pipeline as people write it; `workers` None means one a core for files, one for live sources."""
+
+    source: SourceConfig
+    stages: tuple[StageConfig, ...] = field(metadata={"key": "stage"})
+    sinks: tuple[SinkConfig, ...] = field(default=(), metadata={"key": "sink"})
+    workers: int | None = field(default=None, metadata={"min": 1, "max": 64})
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> PipelineConfig:
+        """Read a pipeline file; relative paths in it are relative to the file.
+
+        Raises:
+            ConfigError: the file is missing, no TOML, or has wrong keys (all of them are listed).
+        """
+        path = Path(path)
+        return cls.from_mapping(read_toml(path), where=str(path)).relative_to(path.parent)
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any], *, where: str = "pipeline") -> PipelineConfig:
+        """Read a pipeline from plain types.
+
+        Raises:
+            ConfigError: keys are wrong; all of them are listed.
+        """
+        config = parse(data, cls, where=where)
+        problems = config.problems()
+        if problems:
+            count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
+            raise ConfigError(f"{where}: {count}", problems=problems, hint="correct the keys named above")
+        return config
+
+    def to_json(self) -> dict[str, Any]:
+        out: dict[str, Any] = write_dataclass(self)
+        return out
+
+    def problems(self) -> list[str]:
+        """Return one line for each value that cannot work, without opening anything."""
+        found = []
+        if not self.stages:
+            found.append("stage: missing, a pipeline has one `[[stage]]`")
+        elif len(self.stages) > 1:
+            found.append(f"stage: expected one `[[stage]]`, found {len(self.stages)}")
+        found += _try("source.uri", lambda: sources().plugin(kind_of(self.source.uri)))
+        for i, sink in enumerate(self.sinks):
+            found += _try(f"sink[{i}].uri", lambda uri=sink.uri: sinks().plugin(sink_name(uri)))
+        places = [place(s.uri) for s in self.sinks]
+        found += [f"sink[{i}].uri: `{redact(p)}` is written twice" for i, p in enumerate(places) if p in places[:i]]
+        return found
+
+    def relative_to(self, folder: Path) -> PipelineConfig:
+        """Return it with relative paths of source, models and sinks taken from `folder`."""
+        source = self.source
+        if kind_of(source.uri) in ("video", "images"):
+            source = replace(source, uri=str(folder / file_path(source.uri)))
+        stages = tuple(s if s.model == SLOT else replace(s, model=str(folder / s.model)) for s in self.stages)
+        sinks_ = tuple(replace(s, uri=_sink_from(folder, s.uri)) for s in self.sinks)
+        return replace(self, source=source, stages=stages, sinks=sinks_)
+
+    def with_model(self, artifact: str | Path) -> PipelineConfig:
+        """Return it with `model = "slot"` stages running `artifact`."""
+        stages = tuple(replace(s, model=str(artifact)) if s.model == SLOT else s for s in self.stages)
+        return replace(self, stages=stages)
+
+
+def _sink_from(folder: Path, uri: str) -> str:
+    name, rest = sink_name(uri), place(uri)
+    return f"{name}:{folder / rest}" if sinks().plugin(name).capabilities.get("file") else uri
+
+
+def _try(path: str, check: Any) -> list[str]:
+    try:
+        check()
+    except UsageError as error:
+        return [f"{path}: {redact(error.message)}" + (f", {error.hint}" if error.hint else "")]
+    return []

@@ -1,0 +1,104 @@
+"""Results as lines of a file: JSON or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edge_sdk.errors import SinkError
+from edge_sdk.sinks.base import FrameResult
+from edge_sdk.sinks.uri import place
+from edge_sdk.sources.uri import check_options
+
+_PIPELINE_OPTIONS = frozenset({"fps", "live"})
+
+
+class _LineFile:
+    """A file that gets whole lines, each handed to the system at once, so that a kill leaves no half line."""
+
+    kind = "line file"
+
+    def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
+        check_options(options, _PIPELINE_OPTIONS, f"a {self.kind} sink")
+        self.uri = uri
+        self.path = Path(place(uri))
+        self._file: io.FileIO | None = None
+
+    def open(self) -> None:
+        try:
+            self._file = self.path.open("wb", buffering=0)
+        except OSError as error:
+            raise SinkError(
+                f"`{self.path}` cannot be written: {(error.strerror or str(error)).lower()}",
+                hint="check that the folder exists and may be written to",
+            ) from None
+
+    def close(self) -> None:
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        try:
+            if file.seekable():
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise self._failed(error) from None
+        finally:
+            file.close()
+
+    def _put(self, data: bytes) -> None:
+        """Write all of `data`; on a full disk cut off what was written of it."""
+        assert self._file is not None
+        written = 0
+        try:
+            while written < len(data):
+                written += self._file.write(data[written:]) or 0
+        except OSError as error:
+            if written and self._file.seekable():
+                self._file.truncate(self._file.tell() - written)
+                self._file.seek(0, os.SEEK_END)
+            raise self._failed(error) from None
+
+    def _failed(self, error: OSError) -> SinkError:
+        return SinkError(f"`{self.path}`: {(error.strerror or str(error)).lower()}", hint="results are being lost")
+
+
+class JsonLines(_LineFile):
+    """One JSON object a line, as in the contract of `--out`."""
+
+    kind = "jsonl"
+
+    def write(self, item: FrameResult) -> None:
+        line = json.dumps(item.to_json(), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        self._put(line.encode() + b"\n")
+
+
+class Csv(_LineFile):
+    """One line per detection, or one with the best class; a header first, a frame without result has no line."""
+
+    kind = "csv"
+    columns = ("frame", "t_s", "source", "model", "label", "class_id", "score", "x1", "y1", "x2", "y2", "track")
+
+    def open(self) -> None:
+        super().open()
+        self._put(_csv_line(self.columns))
+
+    def write(self, item: FrameResult) -> None:
+        data = item.to_json()
+        head = [data["frame"], data["t_s"], data["source"], data["model"]]
+        rows = data.get("detections") or data.get("classes", [])[:1]
+        lines = []
+        for row in rows:
+            values = [row.get("label"), row.get("class_id"), row.get("score"), *(row.get("box") or [None] * 4)]
+            lines.append(_csv_line([*head, *values, row.get("track")]))
+        self._put(b"".join(lines))
+
+
+def _csv_line(values: Any) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue().encode()

@@ -1,0 +1,229 @@
+"""`edge run`: a pipeline in a supervised worker process; this process imports neither numpy nor an engine."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+from edge_sdk.agent.supervisor import Event, Supervisor, WorkerExit, error_from_json
+from edge_sdk.errors import EXIT_INTERRUPTED, EXIT_OK, EdgeError, UsageError, WorkerError
+from edge_sdk.output import Output, table
+from edge_sdk.pipeline_config import PipelineConfig, SinkConfig, SourceConfig, StageConfig
+from edge_sdk.sources.uri import redact
+
+_STOP_S = 45.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pipeline", nargs="?", type=Path, help="a pipeline.toml")
+    parser.add_argument("--model", type=Path, help="an artifact (.edge), instead of a pipeline.toml")
+    parser.add_argument("--source", help="a video, an image or a folder of them, 0, rtsp://…, synthetic:640x480?n=100")
+    parser.add_argument("--policy", choices=("auto", "all", "latest"), help="every frame, or the latest one")
+    parser.add_argument("--frames", type=int, metavar="N", help="stop after N frames")
+    parser.add_argument("--out", type=Path, metavar="F.jsonl", help="write results as lines of JSON (or .csv)")
+    parser.add_argument("--save", type=Path, metavar="F.mp4", help="write the video with results drawn on it")
+    parser.add_argument("--sink", action="append", default=[], metavar="URI", help="one more sink, may be repeated")
+    parser.add_argument("--score", type=float, metavar="P", help="least score of a detection, 0 to 1")
+    parser.add_argument("--workers", type=int, metavar="N", help="frame threads (default: one a core; live: one)")
+    parser.add_argument("--check", action="store_true", help="open everything once and say what is wrong; run nothing")
+
+
+def run(args: argparse.Namespace, output: Output) -> int:
+    config = pipeline_of(args)
+    if args.frames is not None and args.frames < 1:
+        raise UsageError(f"--frames must be at least 1, found {args.frames}")
+    spec = {"mode": "check" if args.check else "run", "pipeline": config.to_json(), "frames": args.frames}
+    session = Session(spec, output, verbose=getattr(args, "verbose", 0) > 0)
+    report = session.run()
+    if args.check:
+        output.result(report, _check_text(report))
+    elif report:
+        output.result(report, _report_text(report))
+    return EXIT_INTERRUPTED if session.interrupted else EXIT_OK
+
+
+def pipeline_of(args: argparse.Namespace) -> PipelineConfig:
+    """Return the pipeline that the arguments ask for.
+
+    Raises:
+        UsageError: they contradict each other, or something is missing.
+        ConfigError: the pipeline.toml is wrong.
+    """
+    if args.pipeline is not None and args.pipeline.suffix != ".toml" and args.model is None:
+        raise UsageError(
+            f"`{args.pipeline}` is no pipeline.toml",
+            hint="give an artifact with `--model` and its input with `--source`",
+        )
+    stages: tuple[StageConfig, ...]
+    if args.pipeline is not None:
+        if args.model is not None:
+            raise UsageError("give a pipeline.toml or --model, not both")
+        config = PipelineConfig.from_toml(args.pipeline)
+        source, stages, sinks = config.source, config.stages, list(config.sinks)
+        workers = config.workers
+    else:
+        missing = [f"--{name}" for name in ("model", "source") if getattr(args, name) is None]
+        if missing:
+            raise UsageError(
+                f"{' and '.join(missing)} missing",
+                hint="edge run --model A.edge --source VIDEO, or edge run PIPELINE.toml",
+            )
+        source, stages, sinks, workers = SourceConfig(uri=""), (StageConfig(model=str(args.model)),), [], None
+    params = {"score": args.score} if getattr(args, "score", None) is not None else {}
+    data: dict[str, Any] = PipelineConfig(
+        source=SourceConfig(
+            uri=args.source if args.source is not None else source.uri,
+            policy=getattr(args, "policy", None) or source.policy,
+            params=source.params if args.source is None else {},
+        ),
+        stages=tuple(
+            StageConfig(name=s.name, kind=s.kind, model=s.model, params={**s.params, **params}) for s in stages
+        ),
+        sinks=tuple(sinks + _sinks_of(args)),
+        workers=getattr(args, "workers", None) or workers,
+    ).to_json()
+    return PipelineConfig.from_mapping(data, where="arguments")
+
+
+def _sinks_of(args: argparse.Namespace) -> list[SinkConfig]:
+    found = [SinkConfig(uri=uri) for uri in getattr(args, "sink", [])]
+    out, save = getattr(args, "out", None), getattr(args, "save", None)
+    if out is not None:
+        found.append(SinkConfig(uri=f"{'csv' if out.suffix == '.csv' else 'jsonl'}:{out}"))
+    if save is not None:
+        found.append(SinkConfig(uri=f"video:{save}"))
+    return found
+
+
+class Session:
+    """One worker from start to report: signals, progress, restarts of live sources, what its death means."""
+
+    def __init__(self, spec: dict[str, Any], output: Output, *, verbose: bool = False) -> None:
+        self._output = output
+        self._frames = spec.get("frames")
+        self._report: dict[str, Any] | None = None
+        self._error: dict[str, Any] | None = None
+        self._exit: Event | None = None
+        self._live = self._was_ready = self._stopping = False
+        self.interrupted = False
+        self._ended = threading.Event()
+        log = (lambda line: output.note(f"worker: {line}", "dim")) if verbose else None
+        self._supervisor = Supervisor(spec, on_event=self._event, on_log=log, restart=self._restart)
+
+    def run(self) -> dict[str, Any]:
+        """Run to the end and return the worker's report; empty when it was stopped before there was one.
+
+        Raises:
+            EdgeError: what the worker reported, or that it died.
+        """
+        handlers = {s: signal.signal(s, self._signal) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            self._supervisor.start()
+            while not self._ended.wait(0.5):
+                if self._stopping and self._supervisor.worker is None:
+                    break
+        finally:
+            self._supervisor.stop(_STOP_S)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        if self._report is not None:
+            return self._report
+        if self._error is not None:
+            raise error_from_json(self._error)
+        if self._stopping:
+            return {}
+        raise self._death()
+
+    def _signal(self, number: int, _frame: Any) -> None:
+        if number == signal.SIGINT:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+        if not self._stopping:
+            self._stopping = True
+            threading.Thread(target=self._stop, daemon=True).start()
+
+    def _stop(self) -> None:
+        self._supervisor.stop(_STOP_S)
+        self._ended.set()
+
+    def _restart(self, ended: WorkerExit) -> bool:
+        """Restart a live source's worker that died or whose source is gone, never one that did not come up once."""
+        again = self._will_restart()
+        if again:
+            self._output.note(f"worker: {ended}: starting it again", "yellow")
+            self._error = None
+        return again
+
+    def _event(self, event: Event) -> None:
+        name = event["event"]
+        if name == "ready":
+            self._was_ready, self._live = True, bool(event.get("live"))
+        elif name == "stats":
+            self._output.progress(_progress(event, self._frames))
+        elif name == "progress":
+            self._output.progress(event["text"])
+        elif name == "done":
+            self._report = event["report"]
+        elif name == "error":
+            self._error = event["error"]
+        elif name == "exit":
+            self._exit = event
+            if event["clean"] or not self._will_restart():
+                self._ended.set()
+
+    def _will_restart(self) -> bool:
+        return self._was_ready and self._live and (self._error is None or self._error.get("kind") == "source")
+
+    def _death(self) -> EdgeError:
+        how = self._exit["exit"] if self._exit else "it could not be started"
+        tail = list((self._exit or {}).get("log", ()))[-8:]
+        text = f"the worker process died: {how}"
+        if tail:
+            text += "\nits last words:\n" + "\n".join(f"  {line}" for line in tail)
+        hint = "the input or the model makes native code crash; this process is not affected"
+        return WorkerError(text, hint=hint)
+
+
+def _progress(stats: Event, frames: int | None) -> str:
+    done = f"{stats['processed']}" + (f" of {frames}" if frames else "")
+    latency = stats["latency_ms"]["p50"]
+    dropped = sum(stats["dropped"].values())
+    text = f"{done} frames" + (f", {latency:.1f} ms" if latency else "")
+    return text + (f", {dropped} dropped" if dropped else "")
+
+
+def _report_text(report: dict[str, Any]) -> str:
+    frames, latency = report["frames"], report["latency_ms"]
+    lines = [
+        f"{frames['processed']} of {frames['in']} frames in {report['seconds']:.1f} s: {report['fps']:.1f} frames/s, "
+        f"{report['cpu_ms_per_frame'] or 0:.1f} ms CPU a frame, latency p95 {latency['p95'] or 0:.1f} ms, "
+        f"{report['rss_mb'] or 0:.0f} MB"
+    ]
+    if frames["dropped"]:
+        lines.append("dropped: " + ", ".join(f"{n} {cause}" for cause, n in frames["dropped"].items()))
+    if report["broken"]:
+        shown = ", ".join(report["broken"][:5])
+        lines.append(f"broken: {shown}" + (" …" if len(report["broken"]) > 5 else ""))
+    lines += [f"warning: {w}" for w in report["warnings"]]
+    if report["results"]:
+        rows = [[label, r["frames"], r["count"], r["best"]] for label, r in list(report["results"].items())[:15]]
+        lines += ["", table(rows, ["found", "frames", "count", "best score"])]
+    else:
+        lines.append("nothing found")
+    written = [f"{redact(s['uri'])} ({s['written']})" for s in report["sinks"]]
+    if written:
+        lines += ["", "written: " + ", ".join(written)]
+    return "\n".join(lines)
+
+
+def _check_text(report: dict[str, Any]) -> str:
+    source = report["source"]
+    size = "x".join(str(v) for v in source["size"]) if source["size"] else "no frame"
+    lines = [f"source  {source['uri']}: {size}{', live' if source['live'] else ''}"]
+    lines += [f"stage   {s['name']}: {s['model'][:12]}, {s['selftests']} self-tests passed" for s in report["stages"]]
+    lines += [f"sink    {uri}" for uri in report["sinks"]]
+    return "\n".join([*lines, "ok"])
