@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import platform
+import resource
 import statistics
 import sys
 import time
@@ -47,11 +48,11 @@ def measure(cases: Mapping[str, Callable[[], float]], *, rounds: int) -> dict[st
 
 def cpu_ms(work: Callable[[], Any]) -> float:
     """Return the CPU time of this process and its finished children while `work` ran, in ms."""
-    before, start = os.times(), time.process_time()
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.process_time()
     work()
-    after = os.times()
-    children = after.children_user + after.children_system - before.children_user - before.children_system
-    return (time.process_time() - start + children) * 1000
+    own, after = time.process_time() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    children = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return (own + children) * 1000
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -68,10 +69,8 @@ def machine() -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        cpu = names[0] if names else cpu
+        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = lines[0].split(":", 1)[1].strip() if lines else cpu
     return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
 
 

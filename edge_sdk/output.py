@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+_COLOURS = re.compile(r"(\x1b\[[0-9;]*m)")
 _STYLES = {"bold": "1", "red": "31", "green": "32", "yellow": "33", "dim": "2"}
 
 
@@ -23,6 +25,7 @@ class Output:
         self.live = self._err.isatty() and os.environ.get("TERM") != "dumb"
         self.color = self.live and not os.environ.get("NO_COLOR")
         self._progress_width = 0
+        self._block_height = 0
 
     def result(self, data: Mapping[str, Any], text: str | None = None) -> None:
         """Print the command's result: exactly one JSON object with `--json`, else `text` (or the object, indented)."""
@@ -45,6 +48,21 @@ class Output:
         self._progress_width = len(message)
         self._write(self._err, message)
 
+    def block(self, lines: Sequence[str]) -> None:
+        """Draw lines in place of the block drawn before; nothing when stderr is not a terminal."""
+        if not self.live:
+            return
+        from shutil import get_terminal_size
+
+        width = get_terminal_size().columns
+        up = f"\x1b[{self._block_height}F" if self._block_height else ""
+        self._write(self._err, up + "".join(f"\x1b[2K{_cut(line, width)}\n" for line in lines))
+        self._block_height = len(lines)
+
+    def end_block(self) -> None:
+        """Leave the block on the screen; the next one is drawn below it."""
+        self._block_height = 0
+
     @contextmanager
     def step(self, message: str) -> Iterator[None]:
         """Show `message` while the block runs and how long it took when it ends well."""
@@ -65,6 +83,18 @@ class Output:
     def _write(stream: TextIO, text: str) -> None:
         stream.write(text)
         stream.flush()
+
+
+def _cut(line: str, width: int) -> str:
+    """Return a line cut to the terminal, not counting its colours, so that it stays one line."""
+    seen, out = 0, []
+    for part in _COLOURS.split(line):
+        if part.startswith("\x1b"):
+            out.append(part)
+        else:
+            out.append(part[: max(0, width - seen)])
+            seen += len(part)
+    return "".join(out)
 
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:

@@ -87,3 +87,26 @@ def test_a_table_aligns_numbers_to_the_right():
 
 def test_a_table_without_rows_is_its_header():
     assert table([], ["name", "n"]) == "name  n"
+
+
+def test_a_block_is_drawn_in_place_and_cut_to_the_terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "8")
+    monkeypatch.setenv("NO_COLOR", "")
+    terminal = Terminal()
+    output = Output(stdout=io.StringIO(), stderr=terminal)
+    output.block(["one", output.styled("a long line", "red")])
+    output.block(["two", "x"])
+    output.end_block()
+    output.block(["three"])
+    assert terminal.getvalue() == (
+        "\x1b[2Kone\n\x1b[2K\x1b[31ma long l\x1b[0m\n"  # first drawn
+        "\x1b[2F\x1b[2Ktwo\n\x1b[2Kx\n"  # two lines up, drawn again
+        "\x1b[2Kthree\n"  # a new block
+    )
+
+
+def test_a_block_is_for_terminals_only():
+    pipe = io.StringIO()
+    Output(stdout=io.StringIO(), stderr=pipe).block(["one"])
+    assert pipe.getvalue() == ""
