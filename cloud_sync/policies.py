@@ -27,7 +27,8 @@ class RolloutPolicy:
     `first_devices` is the least size of the first stage, cut to a fifth of the fleet; every profile has at least one
     device in it. A stage is passed when all its devices are at an end, `soak_s` went by since, each committed device
     sent `min_windows` windows with the new artifact and the stage `min_stage_windows` together, the expected number of
-    error windows reached `min_expected_errors`, and no guard tripped.
+    error windows reached `min_expected_errors`, and no guard tripped; without that evidence it is held after
+    `evidence_timeout_s`. A device that does not move for `silent_after_s` is silent.
     """
 
     stages: tuple[int, ...] = (1, 10, 50, 100)
@@ -38,6 +39,7 @@ class RolloutPolicy:
     min_windows: int = field(default=3, metadata={"min": 0})
     min_stage_windows: int = field(default=12, metadata={"min": 0})
     min_expected_errors: float = field(default=0, metadata={"min": 0})
+    evidence_timeout_s: float = field(default=7 * DAY_S, metadata={"min": 0})
     silent_after_s: float = field(default=3600, metadata={"min": 0.1})
     failed_after_s: float = field(default=600, metadata={"min": 0})
     trial_s: float = field(default=60, metadata={"min": 0})

@@ -70,6 +70,7 @@ def _rollouts(db: Any) -> None:
             "stage_at": float,
             "undo_release": str,
             "run": str,
+            "cursor": int,
         },
         pk="id",
         not_null={"tenant", "release", "model", "state", "stage", "salt", "policy_json", "whole_fleet", "created_at"},
@@ -115,9 +116,31 @@ def _rollouts(db: Any) -> None:
         not_null={"value", "limit_value", "tripped", "peak", "t"},
     )
     db["rollout_history"].create(
-        {"rollout": str, "device": str, "windows": int, "error_windows": int, "json": str},
+        {
+            "rollout": str,
+            "device": str,
+            "windows": int,
+            "error_windows": int,
+            "error_share": float,
+            "slow_share": float,
+            "confidence": float,
+        },
         pk=("rollout", "device"),
-        not_null={"json"},
+        not_null={"windows", "error_windows", "error_share", "slow_share"},
+    )
+    db["rollout_observations"].create(
+        {
+            "rollout": str,
+            "window": int,
+            "device": str,
+            "canary": int,
+            "t": float,
+            "error_share": float,
+            "slow_share": float,
+            "confidence": float,
+        },
+        pk=("rollout", "window"),
+        not_null={"device", "canary", "t", "error_share", "slow_share", "confidence"},
     )
     db["rollout_events"].create(
         {"id": int, "rollout": str, "t": float, "state": str, "stage": int, "actor": str, "reason": str},
