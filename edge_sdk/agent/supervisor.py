@@ -283,7 +283,7 @@ class Supervisor:
         self._lock = threading.Condition()
         self._worker: Worker | None = None
         self._replaced = False
-        self._stopping = False
+        self._stopping = threading.Event()
         self.restarts = 0
         self.state = "stopped"
         self._thread: threading.Thread | None = None
@@ -318,7 +318,7 @@ class Supervisor:
     def stop(self, timeout_s: float = 15.0) -> None:
         """Stop the worker and restart nothing."""
         with self._lock:
-            self._stopping = True
+            self._stopping.set()
             worker = self._worker
             self._lock.notify_all()
         if worker is not None:
@@ -331,7 +331,7 @@ class Supervisor:
         early_deaths = 0
         while True:
             with self._lock:
-                if self._stopping:
+                if self._stopping.is_set():
                     return
                 self._replaced = False
                 worker = self._worker = Worker(
@@ -350,8 +350,8 @@ class Supervisor:
                 worker.wait()
             with self._lock:
                 self._worker = None
-                stopping, replaced = self._stopping, self._replaced
-            if stopping:
+                replaced = self._replaced
+            if self._stopping.is_set():
                 return
             if replaced:
                 early_deaths = 0
@@ -370,7 +370,7 @@ class Supervisor:
         self.state = "crash_loop" if early_deaths >= self._loop_n else "waiting"
         self._event({"event": "restart", "delay_s": round(delay_s, 2), "restarts": self.restarts, "state": self.state})
         with self._lock:
-            self._lock.wait_for(lambda: self._stopping or self._replaced, timeout=delay_s)
+            self._lock.wait_for(lambda: self._stopping.is_set() or self._replaced, timeout=delay_s)
         if self.state == "waiting":
             self.state = "starting"
 
