@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 from edge_sdk.registry import Plugin, Registry
 
 
@@ -36,5 +38,19 @@ def registry() -> Registry:
                 extra="openvino",
                 capabilities={"suffixes": (".xml", ".onnx"), "distribution": "openvino"},
             ),
+            "litert": _litert(),
         },
+    )
+
+
+def _litert() -> Plugin:
+    old = importlib.util.find_spec("ai_edge_litert") is None and importlib.util.find_spec("tflite_runtime") is not None
+    package, extra, distribution = (
+        ("tflite_runtime", "tflite", "tflite-runtime") if old else ("ai_edge_litert", "litert", "ai-edge-litert")
+    )
+    return Plugin(
+        target="edge_sdk.runtimes.litert:LiteRtRuntime",
+        requires=(package,),
+        extra=extra,
+        capabilities={"suffixes": (".tflite",), "distribution": distribution},
     )

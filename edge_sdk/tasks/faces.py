@@ -1,0 +1,165 @@
+"""Face detectors: UltraFace, YuNet, BlazeFace. The class is always 0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.tasks.base import Detections, Float, Geometry, read_params, wrong_outputs
+from edge_sdk.tasks.boxes import Candidates, DetectionParams, Grid, finish, xyxy_from_centres
+from edge_sdk.tasks.classification import sigmoid
+
+Outputs = Mapping[str, NDArray[Any]]
+_ULTRAFACE = {8: (10.0, 16.0, 24.0), 16: (32.0, 48.0), 32: (64.0, 96.0), 64: (128.0, 192.0, 256.0)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UltraFaceParams(DetectionParams):
+    """`encoded`: the boxes are raw deltas from the priors, the graph's own decoding was cut off."""
+
+    encoded: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class YuNetParams(DetectionParams):
+    """`strides` of the levels."""
+
+    strides: tuple[int, ...] = (8, 16, 32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlazeFaceParams(DetectionParams):
+    """`strides` of the levels and `anchors` per cell of each; the defaults are the short range model's."""
+
+    strides: tuple[int, ...] = (8, 16)
+    anchors: tuple[int, ...] = (2, 6)
+
+
+class UltraFace:
+    """Scores (1, n, 2) of background and face, boxes (1, n, 4) x1 y1 x2 y2 as fractions of the input.
+
+    https://github.com/Linzaer/Ultra-Light-Fast-Generic-Face-Detector-1MB (priors, variances 0.1 and 0.2).
+    """
+
+    task: ClassVar[str] = "detection"
+
+    def __init__(self, params: Mapping[str, Any], labels: Sequence[str]) -> None:
+        self.params = read_params(params, UltraFaceParams, "ultraface")
+        self.labels = tuple(labels) or ("face",)
+
+    def __call__(self, outputs: Outputs, geometry: Geometry) -> Detections:
+        by_width = {v.shape[2]: v[0] for v in outputs.values() if v.ndim == 3}
+        if set(by_width) != {2, 4} or len(by_width[2]) != len(by_width[4]):
+            raise wrong_outputs("ultraface", "[1, n, 2] and [1, n, 4]", outputs)
+        rows = np.flatnonzero(by_width[2][:, 1] >= self.params.score)
+        size = np.array([geometry.input_width, geometry.input_height], np.float32)
+        boxes = by_width[4][rows].astype(np.float32)
+        if self.params.encoded:
+            centre, side = _ultraface_priors(geometry.input_width, geometry.input_height)
+            if len(centre) != len(by_width[2]):
+                raise wrong_outputs("ultraface", f"{len(centre)} rows for this input size", outputs)
+            centre, side = centre[rows], side[rows]
+            middle = centre + boxes[:, :2] * 0.1 * side
+            half = np.exp(np.clip(boxes[:, 2:] * 0.2, -20, 20)) * side / 2
+            boxes = np.concatenate((middle - half, middle + half), axis=1)
+        corners = (boxes * np.tile(size, 2)).astype(np.float32)
+        score = by_width[2][rows, 1].astype(np.float32)
+        found = Candidates(corners, score, np.zeros(len(rows), np.int32))
+        return finish(found, geometry, self.params, self.labels)
+
+
+class YuNet:
+    """`cls`, `obj` (1, n_i, 1), `bbox` (1, n_i, 4) and `kps` (1, n_i, 10) of each level, in this order.
+
+    Five landmarks: right eye, left eye, nose, right and left corner of the mouth (of the person). Wu et al., 2023; the
+    decoding is that of OpenCV's FaceDetectorYN.
+    """
+
+    task: ClassVar[str] = "detection"
+
+    def __init__(self, params: Mapping[str, Any], labels: Sequence[str]) -> None:
+        self.params = read_params(params, YuNetParams, "yunet")
+        self.labels = tuple(labels) or ("face",)
+        self._grids: dict[tuple[int, int], Grid] = {}
+
+    def __call__(self, outputs: Outputs, geometry: Geometry) -> Detections:
+        params = self.params
+        size = (geometry.input_width, geometry.input_height)
+        if size not in self._grids:
+            self._grids[size] = Grid.of(*size, params.strides)
+        grid = self._grids[size]
+        classes, objects, boxes, points = self._levels(outputs, grid)
+        score = np.sqrt(np.clip(classes, 0, 1) * np.clip(objects, 0, 1))
+        rows = np.flatnonzero(score >= params.score)
+        stride = grid.stride[rows, None]
+        cell = np.stack((grid.x[rows], grid.y[rows]), axis=1)
+        box = boxes[rows].astype(np.float32)
+        centre, side = (cell + box[:, :2]) * stride, np.exp(np.clip(box[:, 2:], -20, 20)) * stride
+        corners = xyxy_from_centres(centre[:, 0], centre[:, 1], side[:, 0], side[:, 1])
+        landmarks = (points[rows].reshape(-1, 5, 2) + cell[:, None]) * stride[:, None]
+        found = Candidates(
+            corners, score[rows].astype(np.float32), np.zeros(len(rows), np.int32), landmarks.astype(np.float32)
+        )
+        return finish(found, geometry, params, self.labels)
+
+    def _levels(self, outputs: Outputs, grid: Grid) -> tuple[Float, Float, Float, Float]:
+        """Return cls (n,), obj (n,), bbox (n, 4), kps (n, 10) over all levels."""
+        count = len(self.params.strides)
+        arrays = [v[0] for v in outputs.values() if v.ndim == 3]
+        groups = [arrays[i * count : (i + 1) * count] for i in range(4)]
+        fits = len(arrays) == len(outputs) == 4 * count and all(
+            a.shape[1] == width for group, width in zip(groups, (1, 1, 4, 10), strict=True) for a in group
+        )
+        if not fits or any(sum(len(a) for a in group) != len(grid) for group in groups):
+            raise wrong_outputs("yunet", f"cls, obj, bbox, kps of {count} levels, {len(grid)} rows", outputs)
+        classes, objects, boxes, points = (np.concatenate(group) for group in groups)
+        return classes[:, 0], objects[:, 0], boxes, points
+
+
+class BlazeFace:
+    """Box and six landmarks (1, n, 16) in input pixels from the anchor, score logits (1, n, 1).
+
+    Landmarks: eyes, nose, mouth, ears. Bazarevsky et al., arXiv:1907.05047; anchors of MediaPipe's short range model.
+    """
+
+    task: ClassVar[str] = "detection"
+
+    def __init__(self, params: Mapping[str, Any], labels: Sequence[str]) -> None:
+        self.params = read_params(params, BlazeFaceParams, "blazeface")
+        self.labels = tuple(labels) or ("face",)
+
+    def __call__(self, outputs: Outputs, geometry: Geometry) -> Detections:
+        params = self.params
+        by_width = {v.shape[2]: v[0] for v in outputs.values() if v.ndim == 3}
+        parts = [
+            Grid.of(geometry.input_width, geometry.input_height, (stride,), per_cell)
+            for stride, per_cell in zip(params.strides, params.anchors, strict=False)
+        ]
+        total = sum(len(p) for p in parts)
+        if set(by_width) != {16, 1} or {len(v) for v in by_width.values()} != {total}:
+            raise wrong_outputs("blazeface", f"[1, {total}, 16] and [1, {total}, 1]", outputs)
+        score = sigmoid(by_width[1][:, 0])
+        rows = np.flatnonzero(score >= params.score)
+        anchor_x = np.concatenate([(p.x + 0.5) * p.stride for p in parts])[rows]
+        anchor_y = np.concatenate([(p.y + 0.5) * p.stride for p in parts])[rows]
+        box = by_width[16][rows].astype(np.float32)
+        corners = xyxy_from_centres(box[:, 0] + anchor_x, box[:, 1] + anchor_y, box[:, 2], box[:, 3])
+        landmarks = box[:, 4:].reshape(-1, 6, 2) + np.stack((anchor_x, anchor_y), axis=1)[:, None]
+        found = Candidates(corners, score[rows], np.zeros(len(rows), np.int32), landmarks)
+        return finish(found, geometry, params, self.labels)
+
+
+def _ultraface_priors(width: int, height: int) -> tuple[Float, Float]:
+    """Return centres and sides (n, 2) of the priors, as fractions of the input."""
+    centres, sides = [], []
+    for stride, boxes in _ULTRAFACE.items():
+        grid = Grid.of(width, height, (stride,), len(boxes))
+        centre = np.stack(((grid.x + 0.5) * stride / width, (grid.y + 0.5) * stride / height), axis=1)
+        side = np.tile(np.array([[b / width, b / height] for b in boxes], np.float32), (len(grid) // len(boxes), 1))
+        centres.append(np.clip(centre, 0, 1))
+        sides.append(np.clip(side, 0, 1))
+    return np.concatenate(centres).astype(np.float32), np.concatenate(sides).astype(np.float32)
