@@ -34,6 +34,7 @@ AREAS = (
     "retrain",
     "console",
 )
+_DRAIN_BYTES = 16 * 1024 * 1024
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -103,6 +104,7 @@ class BodyLimit:
         limit = self.limits.artifact_bytes if scope["path"] == "/artifacts" else self.limits.request_bytes
         declared = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
         if not declared.isdigit() or int(declared) > limit:
+            await _drain(receive)
             await self._refuse(scope, receive, send, limit)
             return
         seen = 0
@@ -133,6 +135,16 @@ class BodyLimit:
         response = error_response(_too_large(limit))
         response.headers["connection"] = "close"
         await response(scope, receive, send)
+
+
+async def _drain(receive: Receive) -> None:
+    """Read a body that is refused, up to a bound, so that a client that still sends it gets to read the answer."""
+    seen = 0
+    while seen < _DRAIN_BYTES:
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body"):
+            return
 
 
 def _too_large(limit: int) -> TooLargeError:

@@ -7,20 +7,18 @@ import binascii
 import hashlib
 import hmac
 import os
-import secrets
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from fastapi import Request
+
+from cloud_sync.credentials import check_credential, new_secret
 from cloud_sync.errors import AuthError
 from edge_sdk.errors import SyncError
 
-if TYPE_CHECKING:
-    from fastapi import Request
-
 COOKIE = "edge_session"
-_ITERATIONS = 101  # mosquitto's own default; the secrets hashed here are 256 random bits, not passwords of people
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +53,7 @@ class Keys:
                 path.chmod(0o600)
                 token = path.read_text().strip()
             else:
-                token = secrets.token_urlsafe(32)
+                token = new_secret()
                 with os.fdopen(fd, "w") as file:
                     file.write(token + "\n")
                     file.flush()
@@ -85,43 +83,12 @@ class Keys:
         return hmac.new(self._session_key, text.encode(), hashlib.sha256).hexdigest()
 
 
-def new_secret() -> str:
-    """Return 256 random bits as text that needs no quoting anywhere."""
-    return secrets.token_urlsafe(32)
-
-
-def hash_claim(token: str) -> str:
-    """Return what is stored of a claim token."""
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
-def hash_credential(credential: str, salt: bytes | None = None) -> str:
-    """Return PBKDF2-SHA512 in mosquitto's `$7$` form, which HTTP and both brokers verify."""
-    salt = secrets.token_bytes(12) if salt is None else salt
-    digest = hashlib.pbkdf2_hmac("sha512", credential.encode(), salt, _ITERATIONS)
-    return f"$7${_ITERATIONS}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
-
-
-def check_credential(credential: str, stored: str) -> bool:
-    """Return whether `credential` is the one hashed as `stored`; False for any other form."""
-    parts = stored.split("$")
-    if len(parts) != 5 or parts[1] != "7" or not parts[2].isdecimal():
-        return False
-    try:
-        salt, digest = base64.b64decode(parts[3], validate=True), base64.b64decode(parts[4], validate=True)
-    except binascii.Error:
-        return False
-    return hmac.compare_digest(hashlib.pbkdf2_hmac("sha512", credential.encode(), salt, int(parts[2])), digest)
-
-
 def operator(request: Request) -> Identity:
     """Dependency: the operator, by `Authorization: Bearer` or by the console's cookie.
 
     Raises:
         AuthError: neither is present and right, or a browser sends the cookie from another site's page.
     """
-    import time
-
     services = request.app.state.services
     keys: Keys = services.keys
     scheme, _, token = request.headers.get("authorization", "").partition(" ")

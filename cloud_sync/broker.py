@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cloud_sync.auth import hash_credential, new_secret
 from cloud_sync.broker_access import SERVICE_USER, render_acl, render_passwords
+from cloud_sync.credentials import hash_credential, new_secret
 from cloud_sync.settings import Settings
 from cloud_sync.store.base import Database
 from edge_sdk.errors import BackendError, SyncError

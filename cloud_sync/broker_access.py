@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from cloud_sync.auth import check_credential
+from cloud_sync.credentials import check_credential
 from edge_sdk.schemas.ids import DOWN, TOPIC_ROOT, UP
 
 SERVICE_USER = "service.ingest"  # the dot keeps it out of the devices' names

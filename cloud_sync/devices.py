@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from cloud_sync.auth import hash_claim, hash_credential, new_secret
+from cloud_sync.credentials import hash_claim, hash_credential, new_secret
 from cloud_sync.errors import AuthError, ConflictError, NotFoundError
 from cloud_sync.records import decompress
 from cloud_sync.services import audit

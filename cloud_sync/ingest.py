@@ -168,14 +168,14 @@ class Ingest:
         outcome = Outcome()
         parsed = [records.parse(m.topic, m.payload, m.retained) for m in group]
         with self._db.transaction() as tx:
-            known = _known_devices(tx, {p.device for p in parsed if not isinstance(p, Rejected)})
+            known = _known_devices(tx, {p.device for p in parsed if p.device is not None})
             rejected: list[Rejected] = []
             seen: set[str] = set()
             for message, item in zip(group, parsed, strict=True):
                 refused = item if isinstance(item, Rejected) else _stranger(item, message, known)
                 if refused is not None:
                     rejected.append(refused)
-                    if refused.key is not None and refused.key[1] in known:
+                    if refused.key is not None and known.get(refused.key[1]) == refused.key[0]:
                         outcome.acks.setdefault(refused.key, []).append(refused.range)
                     continue
                 assert not isinstance(item, Rejected)
