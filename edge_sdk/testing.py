@@ -6,6 +6,7 @@ Everything here implements the real protocols; nothing needs the `onnx` package.
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -209,30 +210,32 @@ def fake_model(answer: Callable[[NDArray[np.uint8]], Sequence[float]], **changes
 
 
 class ListSource:
-    """A finite source over images in memory, `fps` frames a second of media time."""
+    """A finite source over images in memory, `fps` frames a second of media time; an Exception among them is raised."""
 
     live = False
 
-    def __init__(self, images: Sequence[NDArray[np.uint8]], *, fps: float = 10.0, uri: str = "list:") -> None:
+    def __init__(
+        self, images: Sequence[NDArray[np.uint8] | Exception], *, fps: float = 10.0, uri: str = "list:"
+    ) -> None:
         self.uri = uri
+        self.fps = fps
         self._images = list(images)
-        self._fps = fps
         self._next = 0
         self.opened = False
 
     def open(self) -> None:
         self.opened = True
 
-    def read(self) -> Frame | None:
-        if self._next >= len(self._images):
-            return None
-        index = self._next
-        self._next += 1
-        return Frame(self._images[index], index, index / self._fps, index / self._fps, self.uri)
-
-    def skip(self) -> bool:
+    def grab(self) -> bool:
         self._next += 1
         return self._next <= len(self._images)
+
+    def retrieve(self) -> Frame:
+        index = self._next - 1
+        image = self._images[index]
+        if isinstance(image, Exception):
+            raise image
+        return Frame(image, index, index / self.fps, time.monotonic(), self.uri)
 
     def close(self) -> None:
         self.opened = False
