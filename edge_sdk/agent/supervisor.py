@@ -305,6 +305,11 @@ class Supervisor:
             raise WorkerError("the worker does not run", hint=f"the supervisor is {self.state}")
         return worker.request(cmd, timeout_s, **fields)
 
+    def update(self, spec: Mapping[str, Any]) -> None:
+        """Use `spec` when a worker is started next; the one that runs goes on (after a hot swap, for instance)."""
+        with self._lock:
+            self._spec = dict(spec)
+
     def replace(self, spec: Mapping[str, Any], timeout_s: float = 15.0) -> None:
         """Run `spec` from now on, in a fresh worker, without waiting out a backoff."""
         with self._lock:

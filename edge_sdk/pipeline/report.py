@@ -45,8 +45,17 @@ class Tally:
 
     processed: int = 0
     latency: Quantiles = field(default_factory=Quantiles)
+    model: str = ""
+    model_latency: Quantiles = field(default_factory=Quantiles)
     age: Quantiles = field(default_factory=Quantiles)
     stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add_latency(self, model: str, latency_ms: float) -> None:
+        """Count a frame's latency over the run, and over the time that `model` has been the one that runs."""
+        if model != self.model:
+            self.model, self.model_latency = model, Quantiles()
+        self.latency.add(latency_ms)
+        self.model_latency.add(latency_ms)
 
 
 class Findings:

@@ -208,7 +208,7 @@ class Run:
             self._waiting[seq] = item
             if item is not None:
                 self._tally.processed += 1
-                self._tally.latency.add(item.latency_ms)
+                self._tally.add_latency(item.model, item.latency_ms)
                 self._tally.age.add(item.age_ms)
                 for name, seconds in times.items():
                     self._tally.stage_s[name] += seconds
@@ -380,6 +380,7 @@ class Run:
                 "errors": {k: v for k, v in self._errors.items() if k != "nonfinite"},
                 "nonfinite": self._errors["nonfinite"],
                 "latency_ms": self._tally.latency.to_json(),
+                "model_latency_ms": self._tally.model_latency.to_json(),
                 "model": self.slot.current.digest,
                 "t": time.time(),
             }

@@ -40,8 +40,8 @@ class TelemetrySpec:
 
     A window closes after `window_n` samples, one each `sample_period_s`, or after `max_window_s` (default: 1.5 times
     the time that so many samples take), whatever it holds by then. `result_period_s` above 0 also sends one whole
-    result per period. `baseline_p95_ms` is the latency whose double counts as slow; unknown, the first 200 frames give it.
-    `restarts` are the worker's restarts since the last window.
+    result per period. `baseline_p95_ms` is the latency whose double counts as slow; unknown, the first 200 frames give
+    it. `restarts` are the worker's restarts since the last window.
     """
 
     outbox: Path
@@ -136,9 +136,13 @@ class WindowObserver:
                 self._alarms.append((kind, detail, self._window.model))
             self._wake.notify()
 
-    def on_drop(self, cause: str, n: int) -> None:  # noqa: ARG002  (windows hold the sum over causes)
+    def on_drop(self, cause: str, n: int) -> None:
+        """Count frames that were never answered; `observer` were answered and not shown here, other causes are errors."""
         with self._wake:
-            self._window.count.dropped += n
+            if cause in ("latest", "broken"):
+                self._window.count.dropped += n
+            elif cause == "observer":
+                self._window.count.processed += n
 
     def close(self) -> None:
         """Close the window, write everything to the outbox and stop."""

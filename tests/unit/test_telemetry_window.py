@@ -140,6 +140,8 @@ def test_frames_are_sampled_at_the_period_and_all_of_them_counted(box: Outbox, c
         clock.now += 1.0
         feed(observer, [answer(i)])
     observer.on_drop("latest", 7)
+    observer.on_drop("infer", 1)
+    observer.on_drop("jsonl", 3)
     observer.on_error("infer", "engine said no")
     observer.on_error("nonfinite", "NaN in `scores`")
     observer.close()
@@ -153,7 +155,7 @@ def test_frames_are_sampled_at_the_period_and_all_of_them_counted(box: Outbox, c
 def test_a_silent_camera_still_gives_windows(box: Outbox, clock: Clock) -> None:
     observer = observe(box, clock, max_window_s=30.0)
     clock.now += 31
-    observer.on_drop("stale", 1)
+    observer.on_drop("latest", 1)
     while not windows(box.path):
         clock.now += 0.1
         observer._thread.join(timeout=0.02)
