@@ -1,0 +1,201 @@
+"""ONNX in: load without following anything outside the file, fix its shapes, recognise what its graph shows."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper, shape_inference
+
+from converters import graph as g
+from converters.frontends import recognise
+from converters.frontends.base import Source, TensorInfo
+from edge_sdk.errors import BackendError, ConversionError, UsageError
+
+STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml"})
+MAX_BYTES = 2**31 - 1
+
+
+def inspect(path: str, fixed: str, layout: str | None = None, size: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Return the `Source` of an ONNX file as JSON and write the model with fixed shapes to `fixed`.
+
+    Raises:
+        ConversionError: the file is damaged, holds external data, non-finite weights or no image input.
+        BackendError: it needs operators of another domain.
+        UsageError: its layout or size cannot be read from the file.
+    """
+    raw = Path(path).read_bytes()
+    model = load(Path(path).name, raw)
+    _fix_shapes(model, layout, size)
+    image = _find_input(model)
+    outputs = _outputs(model)
+    found = TensorInfo(name=image.name, shape=_static(image), dtype=_dtype(image))
+    source = Source(
+        path=path,
+        format="onnx",
+        sha256=hashlib.sha256(raw).hexdigest(),
+        input=found,
+        layout=layout or _layout(found),
+        outputs=outputs,
+        opset=next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0),
+    )
+    onnx.save(model, fixed)
+    return recognise.recognise(model, source).to_json()
+
+
+def load(name: str, raw: bytes) -> Any:
+    """Parse an ONNX file and refuse what must not travel.
+
+    Raises:
+        ConversionError, BackendError: as for `inspect`.
+    """
+    if len(raw) > MAX_BYTES:
+        raise ConversionError(f"`{name}` has {len(raw)} bytes, an ONNX file holds at most 2 GiB")
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(raw)
+    except Exception:
+        raise ConversionError(
+            f"`{name}` is not an ONNX model, or it is cut short", hint="export or copy it again"
+        ) from None
+    if not model.graph.node:
+        raise ConversionError(f"`{name}` has an empty graph", hint="export it again")
+    _check_domains(name, model)
+    _check_tensors(name, model)
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        line = str(error).strip().splitlines()[0][:200]
+        raise ConversionError(f"`{name}` is not a valid ONNX model: {line}", hint="export it again") from None
+    constants = {t.name for t in model.graph.initializer}
+    keep = [i for i in model.graph.input if i.name not in constants]
+    model.graph.ClearField("input")
+    model.graph.input.extend(keep)
+    return model
+
+
+def _check_domains(name: str, model: Any) -> None:
+    known = {f.domain for f in model.functions} | STANDARD
+    custom = sorted({n.domain for n in _all_nodes(model.graph)} - known)
+    if custom:
+        node = next(n for n in _all_nodes(model.graph) if n.domain == custom[0])
+        raise BackendError(
+            f"`{name}` needs the operator `{node.op_type}` of the domain `{custom[0]}`, which no back-end here has",
+            hint="export the model without it, or cut the graph before it",
+        )
+
+
+def _all_nodes(graph: Any) -> list[Any]:
+    nodes = list(graph.node)
+    for node in graph.node:
+        for attribute in node.attribute:
+            for sub in [attribute.g, *attribute.graphs]:
+                nodes.extend(_all_nodes(sub))
+    return nodes
+
+
+def _check_tensors(name: str, model: Any) -> None:
+    tensors = list(model.graph.initializer)
+    for node in _all_nodes(model.graph):
+        tensors += [a.t for a in node.attribute if a.type == onnx.AttributeProto.TENSOR]
+    for tensor in tensors:
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise ConversionError(
+                f"`{name}` keeps the tensor `{tensor.name}` in another file",
+                hint="save it in one file: onnx.save(onnx.load(path), out, save_as_external_data=False)",
+            )
+        if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
+            values = numpy_helper.to_array(tensor)
+            if not np.isfinite(values).all() and np.isnan(values).any():
+                bad = int(np.isnan(values).sum())
+                raise ConversionError(
+                    f"`{name}` has {bad} NaN values in the weight `{tensor.name}`",
+                    hint="the training diverged or the file is damaged: export a good checkpoint",
+                )
+
+
+def _fix_shapes(model: Any, layout: str | None, size: tuple[int, int] | None) -> None:
+    for value in g.image_inputs(model):
+        shape = list(g.dims(value))
+        if len(shape) == 4:
+            shape[0] = 1 if not isinstance(shape[0], int) else shape[0]
+            rows, columns = (1, 2) if layout == "NHWC" or shape[3] in (1, 3) else (2, 3)
+            if size is not None and not (isinstance(shape[rows], int) and isinstance(shape[columns], int)):
+                shape[rows], shape[columns] = size[1], size[0]
+        if any(not isinstance(d, int) for d in shape):
+            sizes = ", ".join(str(d if d is not None else "?") for d in shape)
+            raise UsageError(
+                f"the input `{value.name}` has the dynamic shape [{sizes}]",
+                hint="say the size that the device will use: --size WIDTHxHEIGHT",
+            )
+        g.set_dims(value, [int(d) for d in shape if isinstance(d, int)])
+    constants = {t.name for t in model.graph.initializer} | {i.name for i in g.image_inputs(model)}
+    shapes = [o for o in model.graph.output if o.name not in constants]
+    for value in shapes:
+        value.type.tensor_type.ClearField("shape")
+    model.graph.ClearField("value_info")
+    try:
+        inferred = shape_inference.infer_shapes(model, data_prop=True)
+    except Exception as error:
+        raise ConversionError(f"the shapes of the model contradict each other: {str(error)[:200]}") from None
+    model.CopyFrom(inferred)
+
+
+def _find_input(model: Any) -> Any:
+    inputs = g.image_inputs(model)
+    images = [i for i in inputs if len(g.dims(i)) == 4 and {g.dims(i)[1], g.dims(i)[3]} & {1, 3}]
+    if len(inputs) != 1 or len(images) != 1:
+        found = ", ".join(f"{i.name} {list(g.dims(i))}" for i in inputs) or "none"
+        raise ConversionError(
+            f"the model needs one image input of 1 or 3 channels, it has {found}",
+            hint="export the part that takes one image",
+        )
+    if _dtype(images[0]) not in ("float32", "float16", "uint8"):
+        raise ConversionError(f"the input `{images[0].name}` has dtype {_dtype(images[0])}, expected float32 or uint8")
+    return images[0]
+
+
+def _layout(info: TensorInfo) -> str:
+    first, last = info.shape[1] in (1, 3), info.shape[3] in (1, 3)
+    if first == last:
+        raise UsageError(
+            f"the input {list(info.shape)} may be NCHW or NHWC", hint="say which with --layout NCHW or --layout NHWC"
+        )
+    return "NCHW" if first else "NHWC"
+
+
+def _outputs(model: Any) -> tuple[TensorInfo, ...]:
+    """Return the outputs; sizes that inference left open are measured with one run on zeros."""
+    open_sizes = any(not isinstance(d, int) for o in model.graph.output for d in g.dims(o))
+    if not open_sizes and all(g.dims(o) for o in model.graph.output):
+        return tuple(TensorInfo(name=o.name, shape=_static(o), dtype=_dtype(o)) for o in model.graph.output)
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    image = g.image_inputs(model)[0]
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        values = session.run(None, {image.name: np.zeros(_static(image), _dtype(image))})
+    except Exception as error:
+        line = str(error).strip().splitlines()[0][:200]
+        raise ConversionError(f"the model does not run: {line}", hint="export it with static shapes") from None
+    out = []
+    for value, array in zip(model.graph.output, values, strict=True):
+        g.set_dims(value, array.shape)
+        out.append(TensorInfo(name=value.name, shape=tuple(array.shape), dtype=array.dtype.name))
+    return tuple(out)
+
+
+def _static(value: Any) -> tuple[int, ...]:
+    return tuple(int(d) for d in g.dims(value) if isinstance(d, int))
+
+
+def _dtype(value: Any) -> str:
+    try:
+        return str(np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)).name)
+    except (KeyError, TypeError):
+        return "unknown"

@@ -1,0 +1,32 @@
+"""Paired bootstrap over images: how sure a drop is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROUNDS = 400
+Weights = NDArray[np.float64]
+
+
+def draw(n: int, rounds: int = ROUNDS, seed: int = 0) -> Weights:
+    """Return (rounds, n) counts: how often each image is drawn in each round."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=rounds).astype(np.float64)
+
+
+def interval(
+    source: Callable[[Weights], NDArray[np.float64]], candidate: Callable[[Weights], NDArray[np.float64]], n: int
+) -> tuple[float, float]:
+    """Return the 95 % interval of the drop `source - candidate` over paired draws of n images.
+
+    Each callable maps (rounds, n) weights to the metric of each round.
+    """
+    weights = draw(n)
+    drops = source(weights) - candidate(weights)
+    drops = drops[np.isfinite(drops)]
+    if drops.size == 0:
+        return 0.0, 0.0
+    low, high = np.quantile(drops, [0.025, 0.975])
+    return float(low), float(high)

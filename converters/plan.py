@@ -1,0 +1,181 @@
+"""From a recipe and a source to what is known for sure, or one error that names every flag that is missing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converters.frontends.base import Source
+from converters.recipe import Recipe, parse_resize
+from edge_sdk import tasks
+from edge_sdk.errors import UsageError
+from edge_sdk.schemas.manifest import InputSpec, Resize
+
+_TASK_OF = {
+    "softmax": "classification",
+    "argmax_mask": "segmentation",
+    "movenet": "keypoints",
+    "embedding": "embedding",
+    "regression": "regression",
+}
+_METRICS = ("classification", "detection", "segmentation")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The model as it will be converted: task, decoder, the input of the source file, labels by class id."""
+
+    task: str
+    decoder: str
+    decoder_params: dict[str, Any]
+    input: InputSpec
+    classes: int
+    labels: tuple[str, ...]
+    name: str
+
+
+def decide(recipe: Recipe, source: Source, *, labelled_for: str | None, names: tuple[str, ...]) -> Plan:
+    """Return the plan; flags win over what was recognised.
+
+    Args:
+        labelled_for: the task that the golden set's labels are for.
+        names: the golden set's class names, used as labels where they are as many as the model's classes.
+
+    Raises:
+        UsageError: something cannot be decided (the hint names each flag), or the flags contradict the model.
+    """
+    missing: list[str] = []
+    decoder, params = _decoder(recipe, source, labelled_for)
+    if decoder is None:
+        missing.append("--decoder NAME" if recipe.task != "classification" else "--decoder softmax")
+    task = recipe.task or (_TASK_OF.get(decoder, "detection") if decoder else None)
+    same = recipe.decoder in (None, source.decoder)
+    color = recipe.color or (source.preprocess.color if same else None) or ("gray" if source.channels == 1 else None)
+    resize = parse_resize(recipe.resize) if recipe.resize else (source.preprocess.resize if same else None)
+    mean, std = recipe.mean, recipe.std
+    if source.input.dtype == "uint8":
+        mean, std = mean or (0.0,), std or (1.0,)
+    if mean is None:
+        mean = source.preprocess.mean if same else None
+    if std is None:
+        std = source.preprocess.std if same else None
+    missing += [] if color else ["--color rgb|bgr"]
+    missing += [] if resize else ["--resize stretch|letterbox|crop"]
+    missing += [] if mean is not None else ["--mean A,B,C"]
+    missing += [] if std is not None else ["--std A,B,C"]
+    if missing:
+        known = "; ".join(source.because) or "nothing was recognised in its graph"
+        raise UsageError(
+            f"the model does not tell {len(missing)} thing(s): {known}", hint="say them: " + ", ".join(missing)
+        )
+    assert decoder is not None
+    assert task is not None
+    assert mean is not None
+    assert std is not None
+    if task not in _METRICS:
+        raise UsageError(
+            f"the task {task} has no metric in this version, so no build of it could be verified",
+            hint="tasks with a metric: " + ", ".join(_METRICS),
+        )
+    try:
+        spec = InputSpec(
+            name=source.input.name,
+            shape=source.input.shape,
+            dtype=source.input.dtype,  # type: ignore[arg-type]
+            layout=source.layout,  # type: ignore[arg-type]
+            color=color,  # type: ignore[arg-type]
+            resize=Resize(**(resize or {})),
+            mean=mean,
+            std=std,
+        )
+    except ValueError as error:
+        raise UsageError(f"the input cannot be so: {error}", hint="compare --color, --mean and --std") from None
+    if source.input.dtype == "uint8" and (any(mean) or any(s != 1 for s in std)):
+        raise UsageError("the model takes uint8 pixels, --mean and --std cannot apply", hint="leave them out")
+    classes = _classes(recipe, source, task)
+    labels = _labels(recipe, classes, names, decoder)
+    tasks.decoders().load(decoder)(params, labels)
+    return Plan(
+        task=task,
+        decoder=decoder,
+        decoder_params=params,
+        input=spec,
+        classes=classes,
+        labels=labels,
+        name=recipe.name or slug(Path(source.path).stem),
+    )
+
+
+def _decoder(recipe: Recipe, source: Source, labelled_for: str | None) -> tuple[str | None, dict[str, Any]]:
+    decoder = recipe.decoder or source.decoder
+    flat = source.decoder is None and source.classes is not None
+    if decoder is None and flat and (recipe.task or labelled_for) == "classification":
+        decoder = "softmax"
+    if decoder is None:
+        return None, {}
+    tasks.decoders().plugin(decoder)
+    matches = decoder == source.decoder or (decoder == "softmax" and source.classes is not None)
+    params = dict(source.decoder_params) if matches else {}
+    params.update(recipe.decoder_params)
+    if decoder == "softmax" and recipe.skip_classes:
+        params["skip"] = recipe.skip_classes
+    return decoder, params
+
+
+def _classes(recipe: Recipe, source: Source, task: str) -> int:
+    if source.classes is not None and recipe.decoder in (None, source.decoder, "softmax"):
+        count = source.classes
+    else:
+        count = int(recipe.decoder_params.get("classes", 0)) or _last_dim(source, task)
+    return count - (recipe.skip_classes if task == "classification" else 0)
+
+
+def _last_dim(source: Source, task: str) -> int:
+    shape = source.outputs[0].shape
+    if task == "classification":
+        return max(shape)
+    if len(source.outputs) == 1 and len(shape) == 3:
+        return max(1, min(shape[1:]) - (5 if shape[2] <= shape[1] else 4))
+    return max(1, shape[-1])
+
+
+def _labels(recipe: Recipe, classes: int, names: tuple[str, ...], decoder: str) -> tuple[str, ...]:
+    if recipe.labels is not None:
+        labels = read_labels(recipe.labels)
+        if len(labels) == classes + recipe.skip_classes:
+            labels = labels[recipe.skip_classes :]
+        if len(labels) != classes:
+            skip = len(labels) - classes if len(labels) < classes else classes - len(labels)
+            more = f", or --skip-classes {-skip}" if skip < 0 else ""
+            raise UsageError(
+                f"{recipe.labels} has {len(labels)} labels, the model {classes} classes",
+                hint=f"one label a line, in the order of the model's classes{more}",
+            )
+        return labels
+    if len(names) == classes:
+        return names
+    if decoder in ("ultraface", "yunet", "blazeface"):
+        return ("face",)
+    return tuple(str(i) for i in range(classes))
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Return the lines of a label file, without the empty ones at its end.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the labels {path}: {error}", hint="one label a line, UTF-8") from None
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return tuple(line.strip() for line in lines)
+
+
+def slug(text: str) -> str:
+    """Return an id made of `text`."""
+    return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:63] or "model"

@@ -1,0 +1,131 @@
+"""A recipe: how to convert one model; a TOML file has the same keys as the flags of `edge convert`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from edge_sdk.config import parse, read_toml
+from edge_sdk.errors import UsageError
+
+Task = Literal["classification", "detection", "segmentation", "keypoints", "embedding", "regression"]
+_LISTS = ("profile", "precision", "runtime", "mean", "std")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What to convert for, with what data, and within which limits.
+
+    `mean` and `std` are in pixel units (0 to 255). `max_drop` bounds the loss of the task metric, `min_metric` the metric
+    itself. `budget_s` is wall time after which no new candidate is begun. `skip_classes` leading classes of the model stand
+    for nothing that is labelled (1 for a background class first).
+    """
+
+    model: Path | None = None
+    profile: tuple[str, ...] = ()
+    calibration: Path | None = None
+    golden: Path | None = None
+    task: Task | None = None
+    max_drop: float = field(default=0.01, metadata={"min": 0.0, "max": 1.0})
+    min_metric: float | None = field(default=None, metadata={"min": 0.0, "max": 1.0})
+    precision: tuple[Literal["fp32", "fp16", "int8"], ...] = ()
+    runtime: tuple[str, ...] = ()
+    budget_s: float | None = field(default=None, metadata={"min": 0.0})
+    out: Path = Path()
+    name: str | None = None
+    version: str = "1"
+    decoder: str | None = None
+    decoder_params: dict[str, Any] = field(default_factory=dict)
+    resize: str | None = None
+    color: Literal["bgr", "rgb", "gray"] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    layout: Literal["NCHW", "NHWC"] | None = None
+    size: str | None = None
+    labels: Path | None = None
+    skip_classes: int = field(default=0, metadata={"min": 0})
+    licences: dict[str, str] = field(default_factory=dict)
+    job_limit_s: float = field(default=900.0, metadata={"min": 1.0})
+    memory_mb: int = field(default=8192, metadata={"min": 256})
+
+
+def from_flags(flags: Mapping[str, Any], recipe_file: Path | None) -> Recipe:
+    """Return the recipe file's values with the flags that were given on top.
+
+    Paths in the file are relative to the file.
+
+    Raises:
+        ConfigError: the file has wrong keys; all of them are listed.
+        UsageError: mean or std are not in pixel units.
+    """
+    data: dict[str, Any] = {}
+    where = "the arguments"
+    if recipe_file is not None:
+        data = read_toml(recipe_file)
+        where = str(recipe_file)
+        for key in ("model", "calibration", "golden", "labels", "out"):
+            if isinstance(data.get(key), str):
+                data[key] = str(recipe_file.parent / data[key])
+    for key in _LISTS:
+        if key in data and isinstance(data[key], (str, int, float)):
+            data[key] = [data[key]]
+    data.update({k: v for k, v in flags.items() if v is not None})
+    recipe = parse(data, Recipe, where=where)
+    _check_units(recipe)
+    return recipe
+
+
+def _check_units(recipe: Recipe) -> None:
+    if recipe.std is not None and any(s == 0 for s in recipe.std):
+        raise UsageError("--std has a zero", hint="the input becomes (pixels - mean) / std")
+    if recipe.std is not None and all(abs(s) < 1 for s in recipe.std):
+        scaled = ",".join(f"{s * 255:g}" for s in recipe.std)
+        raise UsageError(
+            f"--std {','.join(f'{s:g}' for s in recipe.std)} is not in pixel units (0 to 255)",
+            hint=f"multiply mean and std by 255: --std {scaled}",
+        )
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Return the numbers of `a` or `a,b,c`.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    return tuple(float(part) for part in text.split(","))
+
+
+def parse_resize(text: str) -> dict[str, Any]:
+    """Return the manifest's `resize` of `stretch`, `crop` or `letterbox[:center|topleft][:PAD]`.
+
+    Raises:
+        UsageError: it has another form.
+    """
+    words = text.split(":")
+    out: dict[str, Any] = {"mode": words[0]}
+    for word in words[1:]:
+        if word in ("center", "topleft"):
+            out["align"] = word
+        elif word.isdigit() and int(word) <= 255:
+            out["pad"] = int(word)
+        else:
+            out["mode"] = ""
+    if out["mode"] not in ("stretch", "crop", "letterbox") or (len(words) > 1 and words[0] != "letterbox"):
+        raise UsageError(
+            f"--resize `{text}` is not known", hint="use stretch, crop, letterbox:center:114 or letterbox:topleft:0"
+        )
+    return out
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return (width, height) of `WxH`.
+
+    Raises:
+        UsageError: it has another form.
+    """
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit() and 0 < int(width) <= 8192 and 0 < int(height) <= 8192):
+        raise UsageError(f"--size `{text}` is not WIDTHxHEIGHT", hint="for example --size 320x240")
+    return int(width), int(height)

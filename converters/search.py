@@ -1,0 +1,352 @@
+"""Build, verify and time the candidates; pick the fastest that the guard lets pass."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converters.backends.base import BuildRequest
+from converters.candidates import Allowed, Candidate
+from converters.metrics import scores, task
+from converters.plan import Plan
+from converters.recipe import Recipe
+from converters.workers import Workshop
+from device_profiles.machine import Machine
+from device_profiles.probe import runs_here
+from device_profiles.profile import INT8_DOT_FLAGS, Profile
+from edge_sdk.errors import BackendError, EdgeError
+from edge_sdk.schemas.manifest import SCHEMA
+
+logger = logging.getLogger(__name__)
+KEEP_FLOAT = (0, 1)
+"""How many rings of weighted layers next to the outputs stay float, in the order they are tried."""
+INT8_DOT_GAIN = 2.5
+"""How much faster int8 is with an 8-bit dot product than without: an estimate from int8 / fp32 of 0.4 and 1.0."""
+LATENCY_S = 6.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a candidate. `status`: passed, chosen, refused (by a guard), failed (to build or run), skipped."""
+
+    candidate: Candidate
+    status: str
+    reason: str | None = None
+    files: tuple[Path, ...] = ()
+    manifest: dict[str, Any] = field(default_factory=dict)
+    size_bytes: int | None = None
+    steps: tuple[str, ...] = ()
+    metric: dict[str, Any] | None = None
+    latency_ms: dict[str, Any] | None = None
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        row = {
+            "runtime": self.candidate.runtime,
+            "precision": self.candidate.precision,
+            "variant": self.candidate.variant,
+            "status": self.status,
+            "reason": self.reason,
+            "metric": self.metric,
+            "latency_ms": self.latency_ms,
+            "size_bytes": self.size_bytes,
+            "steps": list(self.steps),
+        }
+        return {k: v for k, v in row.items() if v is not None or k == "reason"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Everything the search reads."""
+
+    recipe: Recipe
+    plan: Plan
+    model: Path
+    outputs: tuple[Mapping[str, Any], ...]
+    source_sha256: str
+    calibration: tuple[str, ...]
+    golden: tuple[str, ...]
+    judge: task.Judge | None
+    work: Path
+
+
+class Search:
+    """One run over all candidates of all profiles; a lane (thread and worker process) for each runtime.
+
+    Args:
+        lanes: runtime -> its worker; the source is measured in the first one.
+        say: called with a line for people when a step ends.
+        clock: monotonic seconds.
+        deadline: when no new candidate is begun any more.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        lanes: Mapping[str, Workshop],
+        say: Callable[[str], None],
+        clock: Callable[[], float],
+        deadline: float | None,
+    ) -> None:
+        self.job = job
+        self.lanes = dict(lanes)
+        self.say = say
+        self.clock = clock
+        self.deadline = deadline
+        self.judge = job.judge
+        self.source: task.Measured | None = None
+        self.source_channels: Mapping[str, Any] = {"low": [], "high": []}
+
+    def measure_source(self, worker: Workshop) -> task.Measured:
+        """Run the source as it is in ONNX Runtime over the golden set."""
+        job = self.job
+        out = job.work / "source.npz"
+        reply = worker.call(
+            "predict",
+            manifest=self.source_manifest(),
+            model=str(job.model),
+            labels=list(job.plan.labels),
+            images=list(job.golden),
+            out=str(out),
+        )
+        arrays = _load(out)
+        if self.judge is None:
+            self.judge = task.agreement(job.plan.task, arrays, len(job.golden), job.plan.classes)
+        self.source_channels = reply["channels"]
+        self.source = self.judge.measure(arrays)
+        return self.source
+
+    def run(self, lanes: Mapping[str, Sequence[Candidate]]) -> dict[str, Outcome]:
+        """Return the outcome of each candidate, and of the variants tried after an int8 build was refused, by key."""
+        with ThreadPoolExecutor(max_workers=max(1, len(lanes))) as pool:
+            futures = [pool.submit(self._lane, self.lanes[name], list(rows)) for name, rows in lanes.items()]
+            try:
+                found = [outcome for future in futures for outcome in future.result()]
+            except BaseException:
+                for worker in self.lanes.values():
+                    worker.stop()
+                raise
+        return {o.candidate.key: o for o in found}
+
+    def _lane(self, worker: Workshop, queue: list[Candidate]) -> list[Outcome]:
+        done: list[Outcome] = []
+        while queue:
+            candidate = queue.pop(0)
+            outcome = self._try(worker, candidate)
+            done.append(outcome)
+            self.say(_line(outcome))
+            more = candidate.keep_float + 1
+            if outcome.status == "refused" and candidate.precision == "int8" and more < len(KEEP_FLOAT):
+                queue.insert(0, replace(candidate, keep_float=KEEP_FLOAT[more]))
+        return done
+
+    def _try(self, worker: Workshop, candidate: Candidate) -> Outcome:
+        if self.deadline is not None and self.clock() >= self.deadline:
+            return Outcome(candidate=candidate, status="skipped", reason="the time of --budget-s was spent")
+        start = self.clock()
+        try:
+            built = self._build(worker, candidate)
+            return replace(self._verify(worker, built), seconds=round(self.clock() - start, 2))
+        except EdgeError as error:
+            status = "refused" if error.exit_code == 5 else "failed"
+            return Outcome(candidate=candidate, status=status, reason=error.message)
+
+    def _build(self, worker: Workshop, candidate: Candidate) -> Outcome:
+        job = self.job
+        request = BuildRequest(
+            model=job.model,
+            out=job.work / candidate.key,
+            precision=candidate.precision,
+            input=job.plan.input,
+            scheme=candidate.scheme,
+            images=job.calibration if candidate.precision == "int8" else (),
+            keep_float=candidate.keep_float,
+        )
+        reply = worker.call("build", backend=candidate.runtime, request=request.to_json(), options={"threads": 1})
+        by_name = {o["name"]: o for o in reply["outputs"]}
+        wanted = [str(o["name"]) for o in job.outputs]
+        lost = [name for name in wanted if name not in by_name]
+        if lost:
+            raise BackendError(f"{candidate.runtime} renamed the output `{lost[0]}`")
+        return Outcome(
+            candidate=candidate,
+            status="passed",
+            files=tuple(Path(f) for f in reply["files"]),
+            manifest=self._manifest(candidate.runtime, reply["input"], [by_name[n] for n in wanted]),
+            size_bytes=int(reply["bytes"]),
+            steps=tuple(reply["steps"]),
+        )
+
+    def _verify(self, worker: Workshop, built: Outcome) -> Outcome:
+        job = self.job
+        assert self.judge is not None
+        assert self.source is not None
+        out = job.work / f"{built.candidate.key}.npz"
+        reply = worker.call(
+            "predict",
+            manifest=built.manifest,
+            model=str(built.files[0]),
+            labels=list(job.plan.labels),
+            images=list(job.golden),
+            out=str(out),
+        )
+        measured = self.judge.measure(_load(out))
+        drop = self.source.value - measured.value
+        low, high = task.interval(self.source, measured)
+        metric = {
+            "name": measured.name,
+            "source": round(self.source.value, 6),
+            "value": round(measured.value, 6),
+            "drop": round(drop, 6),
+            "n": measured.n,
+            "drop_interval": [round(low, 6), round(high, 6)],
+        } | {k: round(v, 6) for k, v in measured.more.items()}
+        reason = self._guard(measured, drop, (low, high), reply["channels"])
+        return replace(built, metric=metric, status="refused" if reason else "passed", reason=reason)
+
+    def _guard(
+        self, measured: task.Measured, drop: float, interval: tuple[float, float], channels: Mapping[str, Any]
+    ) -> str | None:
+        recipe = self.job.recipe
+        assert self.source is not None
+        dead = scores.collapse(self.source_channels, channels, self.job.plan.labels)
+        if dead is not None:
+            return f"collapsed: {dead}"
+        if drop > recipe.max_drop + 1e-9:
+            return (
+                f"{measured.name} fell by {drop:.4f} ({self.source.value:.4f} -> {measured.value:.4f}, 95 % interval "
+                f"{interval[0]:.4f} to {interval[1]:.4f}), the limit is {recipe.max_drop:g}"
+            )
+        if recipe.min_metric is not None and measured.value < recipe.min_metric:
+            return f"{measured.name} is {measured.value:.4f}, --min-metric asks for {recipe.min_metric:g}"
+        return None
+
+    def time(self, worker: Workshop, outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
+        """Return the outcomes with CPU latency, all that passed and the source measured in alternation."""
+        passed = {k: o for k, o in outcomes.items() if o.status == "passed"}
+        builds = [
+            {"key": k, "manifest": o.manifest, "model": str(o.files[0]), "labels": list(self.job.plan.labels)}
+            for k, o in passed.items()
+        ]
+        if not builds:
+            return dict(outcomes)
+        reply = worker.call("measure", builds=builds, image=self.job.golden[0], seconds=LATENCY_S)
+        out = dict(outcomes)
+        for key, outcome in passed.items():
+            if key in reply["errors"]:
+                out[key] = replace(outcome, status="failed", reason=str(reply["errors"][key]))
+            else:
+                out[key] = replace(outcome, latency_ms=dict(reply["latency_ms"][key]))
+        return out
+
+    def source_manifest(self) -> dict[str, Any]:
+        """Return the manifest of the source itself, as ONNX Runtime runs it."""
+        from edge_sdk.parsing import write_dataclass
+
+        return self._manifest("onnxruntime", write_dataclass(self.job.plan.input), list(self.job.outputs))
+
+    def _manifest(self, runtime: str, spec: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        job = self.job
+        return {
+            "schema": SCHEMA,
+            "name": job.plan.name,
+            "version": job.recipe.version,
+            "profile": "none",
+            "task": job.plan.task,
+            "source_sha256": job.source_sha256,
+            "parent": None,
+            "payload_digest": "",
+            "files": {},
+            "input": dict(spec),
+            "outputs": [dict(o) for o in outputs],
+            "decoder": {"name": job.plan.decoder, "params": dict(job.plan.decoder_params)},
+            "runtime": {"name": runtime, "options": {"threads": 1}},
+        }
+
+
+def for_profile(
+    profile: Profile, allowed: Sequence[Allowed], outcomes: Mapping[str, Outcome], machine: Machine
+) -> tuple[Outcome, ...]:
+    """Return the profile's candidates with figures as they hold for it, its limits applied and the fastest chosen."""
+    rows: list[Outcome] = []
+    for entry in allowed:
+        if entry.reason is not None:
+            rows.append(Outcome(candidate=entry.candidate, status="skipped", reason=entry.reason))
+            continue
+        for keep in KEEP_FLOAT:
+            key = replace(entry.candidate, keep_float=keep).key
+            if key in outcomes and (keep == 0 or entry.candidate.precision == "int8"):
+                rows.append(_limited(_figures(outcomes[key], profile, machine), profile))
+    best = min((o for o in rows if o.status == "passed"), key=_speed, default=None)
+    if best is None:
+        return tuple(rows)
+    return tuple(replace(o, status="chosen") if o is best else _why_not(o, best) for o in rows)
+
+
+def _speed(outcome: Outcome) -> tuple[float, bool, int]:
+    assert outcome.latency_ms is not None
+    return float(outcome.latency_ms["p50"]), outcome.candidate.precision != "fp32", outcome.size_bytes or 0
+
+
+def _figures(outcome: Outcome, profile: Profile, machine: Machine) -> Outcome:
+    if outcome.latency_ms is None:
+        return outcome
+    latency = dict(outcome.latency_ms)
+    if runs_here(profile, machine):
+        return replace(outcome, latency_ms=latency | {"kind": "measured"})
+    factor = 1.0
+    if outcome.candidate.precision == "int8":
+        here = bool(INT8_DOT_FLAGS & set(machine.isa))
+        factor = INT8_DOT_GAIN ** (here - profile.has_int8_dot)
+    scaled = {k: round(latency[k] * factor, 3) for k in ("p50", "p95")}
+    note = {"kind": "estimate", "measured_on": machine.label(), "measured_p50": latency["p50"], "factor": factor}
+    return replace(outcome, latency_ms=latency | scaled | note)
+
+
+def _limited(outcome: Outcome, profile: Profile) -> Outcome:
+    if outcome.status != "passed":
+        return outcome
+    limits = profile.limits
+    size_mb = (outcome.size_bytes or 0) / 2**20
+    if limits.artifact_mb is not None and size_mb > limits.artifact_mb:
+        reason = f"{size_mb:.1f} MiB, the profile `{profile.name}` allows {limits.artifact_mb:g}"
+        return replace(outcome, status="refused", reason=reason)
+    latency = outcome.latency_ms
+    measured = latency is not None and latency["kind"] == "measured"
+    if limits.latency_ms is not None and latency is not None and measured and latency["p50"] > limits.latency_ms:
+        reason = f"{latency['p50']:.1f} ms, the profile `{profile.name}` allows {limits.latency_ms:g}"
+        return replace(outcome, status="refused", reason=reason)
+    return outcome
+
+
+def _why_not(outcome: Outcome, best: Outcome) -> Outcome:
+    if outcome.status != "passed" or outcome.latency_ms is None or best.latency_ms is None:
+        return outcome
+    ratio = outcome.latency_ms["p50"] / max(best.latency_ms["p50"], 1e-9)
+    name = f"{best.candidate.runtime} {best.candidate.precision}"
+    reason = f"{ratio:.2f} times the latency of {name}" if ratio >= 1.005 else f"as fast as {name}, which is simpler"
+    return replace(outcome, reason=reason)
+
+
+def _line(outcome: Outcome) -> str:
+    c = outcome.candidate
+    metric = f", {outcome.metric['name']} {outcome.metric['value']:.4f}" if outcome.metric else ""
+    reason = f": {outcome.reason}" if outcome.reason else ""
+    variant = f" ({c.variant})" if c.variant else ""
+    return f"  {c.runtime} {c.precision}{variant} {outcome.status}{metric}{reason} ({outcome.seconds:.1f} s)"
+
+
+def _load(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as data:
+        return {key: data[key] for key in data.files}
+
+
+def monotonic() -> float:
+    return time.monotonic()

@@ -1,0 +1,108 @@
+"""`edge convert MODEL --profile P`: the fastest build that keeps accuracy, as one artifact per profile."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from edge_sdk.output import Output, table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, nargs="?", metavar="MODEL", help="an .onnx file")
+    what = parser.add_argument_group("what for")
+    what.add_argument(
+        "--profile", action="append", metavar="P", help="device profile, by name or .toml file; may be repeated"
+    )
+    what.add_argument("--out", type=Path, metavar="DIR", help="folder for the artifacts (default: this one)")
+    what.add_argument("--name", help="name of the model in the artifact (default: made from the file's)")
+    what.add_argument("--version", help="version of the model in the artifact (default: 1)")
+    what.add_argument("--recipe", type=Path, metavar="F", help="TOML file with the same keys; flags win over it")
+    data = parser.add_argument_group("images")
+    data.add_argument("--calibration", type=Path, metavar="DIR", help="images like the device's, for int8 ranges")
+    data.add_argument(
+        "--golden",
+        type=Path,
+        metavar="DIR",
+        help="images that judge: class folders, labels.csv, YOLO, VOC, COCO, or none (agreement with the source)",
+    )
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--max-drop", type=float, metavar="X", help="largest fall of the task metric (default: 0.01)")
+    limits.add_argument("--min-metric", type=float, metavar="X", help="smallest task metric")
+    limits.add_argument("--precision", action="append", choices=("fp32", "fp16", "int8"), help="allow only this one")
+    limits.add_argument("--runtime", action="append", metavar="R", help="allow only this one: onnxruntime, openvino")
+    limits.add_argument("--budget-s", type=float, metavar="S", help="begin no new candidate after this many seconds")
+    model = parser.add_argument_group("the model, where its graph does not tell")
+    model.add_argument("--task", choices=("classification", "detection", "segmentation"))
+    model.add_argument("--decoder", metavar="D", help="how outputs become results: softmax, yolox, nanodet, …")
+    model.add_argument("--resize", metavar="R", help="stretch, crop, letterbox[:center|topleft][:PAD]")
+    model.add_argument("--color", choices=("bgr", "rgb", "gray"))
+    model.add_argument("--mean", metavar="A,B,C", help="subtracted from the pixels, in pixel units 0 to 255")
+    model.add_argument("--std", metavar="A,B,C", help="then divides, in pixel units 0 to 255")
+    model.add_argument("--layout", choices=("NCHW", "NHWC"))
+    model.add_argument("--size", metavar="WxH", help="input size of a model with a dynamic one")
+    model.add_argument("--labels", type=Path, metavar="F", help="class names, one a line")
+    model.add_argument(
+        "--skip-classes", type=int, metavar="N", help="leading classes that stand for nothing, such as a background"
+    )
+
+
+def run(args: argparse.Namespace, output: Output) -> None:
+    from converters import convert as converter
+    from converters.recipe import from_flags
+    from converters.search import monotonic
+
+    flags: dict[str, Any] = {
+        key: getattr(args, key)
+        for key in ("profile", "max_drop", "min_metric", "precision", "runtime", "budget_s", "name", "version")
+    }
+    flags |= {
+        key: getattr(args, key) for key in ("task", "decoder", "resize", "color", "layout", "size", "skip_classes")
+    }
+    flags |= {
+        k: str(v) for k in ("model", "calibration", "golden", "out", "labels") if (v := getattr(args, k)) is not None
+    }
+    flags |= {key: _numbers(key, getattr(args, key)) for key in ("mean", "std")}
+    recipe = from_flags(flags, args.recipe)
+    done = converter.convert(recipe, say=output.note, clock=monotonic)
+    output.result({"artifacts": [a.to_json() for a in done]}, "\n\n".join(_text(a) for a in done))
+
+
+def _numbers(key: str, text: str | None) -> list[float] | None:
+    from converters.recipe import numbers
+    from edge_sdk.errors import UsageError
+
+    if text is None:
+        return None
+    try:
+        return list(numbers(text))
+    except ValueError:
+        raise UsageError(
+            f"--{key} `{text}` is not numbers", hint=f"for example --{key} 123.675,116.28,103.53"
+        ) from None
+
+
+def _text(artifact: Any) -> str:
+    rows = []
+    for o in artifact.rows:
+        c, metric, latency = o.candidate, o.metric or {}, o.latency_ms or {}
+        about = "~" if latency.get("kind") == "estimate" else ""
+        rows.append(
+            (
+                f"{c.runtime} {c.precision}" + (f" ({c.variant})" if c.variant else ""),
+                o.status,
+                f"{metric['value']:.4f}" if metric else "",
+                f"{metric['drop']:+.4f}" if metric else "",
+                f"{about}{latency['p50']:.2f}" if latency else "",
+                f"{o.size_bytes / 2**20:.2f}" if o.size_bytes else "",
+                o.reason or "",
+            )
+        )
+    name = (artifact.chosen.metric or {}).get("name", "metric")
+    head = ("candidate", "status", name, "drop", "CPU ms", "MiB", "reason")
+    foot = f"{artifact.path}  ({artifact.size_bytes / 2**20:.2f} MiB, sha256 {artifact.digest[:12]}…)"
+    note = ""
+    if (artifact.chosen.latency_ms or {}).get("kind") == "estimate":
+        note = "\n~ estimated: measured on this machine, whose ISA is not the profile's"
+    return f"{artifact.profile}\n{table(rows, head)}{note}\n{foot}"

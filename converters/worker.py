@@ -1,0 +1,63 @@
+"""The worker process: reads one JSON request a line on stdin, writes one JSON reply a line on its first stdout.
+
+Everything that loads a model, an engine or an image of unknown origin happens here, so that a crash or a hang of
+native code ends this process and not the command. What the tools print goes to stderr.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+JOBS = {
+    "inspect": "converters.frontends.onnx:inspect",
+    "scan": "converters.images:scan",
+    "build": "converters.jobs:build",
+    "predict": "converters.evaluate:predict",
+    "measure": "converters.measure:measure",
+    "pack": "converters.pack:pack",
+}
+
+
+def main() -> int:
+    """Serve until stdin closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        request: dict[str, Any] = json.loads(line)
+        replies.write(json.dumps(_answer(request)) + "\n")
+        replies.flush()
+    return 0
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    from edge_sdk.errors import EdgeError
+
+    try:
+        module, _, name = JOBS[request["job"]].partition(":")
+        return {"ok": True, "value": getattr(importlib.import_module(module), name)(**request["args"])}
+    except EdgeError as error:
+        return {"ok": False, "class": type(error).__name__, "message": error.message, "hint": error.hint}
+    except MemoryError:
+        return {
+            "ok": False,
+            "class": "ConversionError",
+            "message": "out of memory",
+            "hint": "use fewer or smaller images",
+        }
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        text = str(error).strip().splitlines()
+        said = f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+        return {"ok": False, "class": "ConversionError", "message": said, "hint": "run again with -v for the traceback"}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
