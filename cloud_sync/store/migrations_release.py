@@ -161,14 +161,25 @@ def _drift(db: Any) -> None:
             "state": str,
             "since": float,
             "updated_at": float,
-            "cursor": int,
-            "pending": int,
+            "windows_json": str,
+            "samples": int,
             "baseline_json": str,
             "votes_json": str,
         },
         pk=("device", "pipeline"),
-        not_null={"tenant", "model", "state", "since", "updated_at", "cursor", "pending"},
+        not_null={
+            "tenant",
+            "profile",
+            "model",
+            "state",
+            "since",
+            "updated_at",
+            "windows_json",
+            "samples",
+            "votes_json",
+        },
     )
+    db["drift_cursor"].create({"tenant": str, "cursor": int}, pk="tenant", not_null={"cursor"})
     db["drift_verdicts"].create(
         {
             "id": int,
@@ -202,6 +213,8 @@ def _retrain(db: Any) -> None:
             "state": str,
             "reason": str,
             "requested_by": str,
+            "attempts": int,
+            "devices_json": str,
             "created_at": float,
             "started_at": float,
             "ended_at": float,
