@@ -17,7 +17,7 @@ IMAGE_SUFFIXES = frozenset(
 STREAM_SCHEMES = frozenset({"rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "udp", "srt", "tcp"})
 FILE_SUFFIXES_OVER_HTTP = frozenset({".mp4", ".mkv", ".avi", ".mov", ".webm", ".ts"})
 
-_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/\s'\"]*@")
+_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^\s'\"]*@")
 _SECRET_QUERY = re.compile(
     r"(?P<key>[?&;](?:[A-Za-z0-9_-]*(?:token|secret|password|passwd|pwd|pass|key|auth|sig|signature|session)"
     r"[A-Za-z0-9_-]*|user|usr|username|login))=[^&;\s'\"]*",
