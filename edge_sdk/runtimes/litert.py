@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +81,8 @@ def _open(model: Path, chosen: LiteRtOptions) -> Any:
     extra: dict[str, Any] = {}
     if chosen.provider.lower() != "cpu":
         try:
+            # litert's own object trips over its destructor when the library is absent, so that is found out first.
+            ctypes.CDLL(chosen.provider)
             extra["experimental_delegates"] = [litert.load_delegate(chosen.provider, chosen.delegate_options)]
         except (ValueError, OSError) as error:
             raise BackendError(

@@ -60,14 +60,16 @@ class OpenVinoRuntime:
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
         self._aliases = [(index, name) for index, port in enumerate(compiled.outputs) for name in _names(port)]
-        self._input_names = {name for port in compiled.inputs for name in _names(port)}
+        self._dtypes = {name: _spec(port).dtype for port in compiled.inputs for name in _names(port)}
 
     def infer(self, feeds: Tensors) -> dict[str, Tensor]:
-        unknown = set(feeds) - self._input_names
-        if unknown:
+        # OpenVINO would cast another dtype and reuse the last value of an input that is left out.
+        given = {name: value.dtype.name for name, value in feeds.items()}
+        if len(given) != len(self.inputs) or any(self._dtypes.get(name) != dtype for name, dtype in given.items()):
+            wanted = ", ".join(f"{spec.name} {spec.dtype}" for spec in self.inputs)
+            found = ", ".join(f"{name} {dtype}" for name, dtype in given.items())
             raise BackendError(
-                f"the model has no input `{min(unknown)}`, it has {', '.join(sorted(self._input_names))}",
-                hint="compare the feeds with `edge inspect`",
+                f"the model has inputs {wanted}, got {found or 'none'}", hint="compare the feeds with `edge inspect`"
             )
         try:
             values = self._request.infer(dict(feeds), share_inputs=True, share_outputs=True)
