@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,10 +72,15 @@ class Child:
         if code is not None:
             raise WorkerError(f"`{self.name}` ended with {code}: {tail(self.log)}", hint=f"its log is {self.log}")
 
-    def stop(self) -> int:
-        """Ask it to end, and kill its process group when it does not; returns its exit code."""
+    def ask_to_end(self) -> None:
+        """Ask it to end and do not wait."""
         if self._process.poll() is None:
             self._process.terminate()
+
+    def stop(self) -> int:
+        """Ask it to end, and kill its process group when it does not; returns its exit code."""
+        self.ask_to_end()
+        if self._process.returncode is None:
             try:
                 self._process.wait(_STOP_S)
             except subprocess.TimeoutExpired:
@@ -86,45 +92,61 @@ class Child:
         return self._process.returncode
 
 
-def edge(*words: str | Path, log: Path, env: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Run `edge WORDS --json` and return its object; its stderr goes to `log`.
+class Command:
+    """A command that runs now and prints one JSON object on stdout at its end; its stderr goes to a log file."""
 
-    Raises:
-        EdgeError: the command's own, when it fails.
-    """
-    command = [sys.executable, "-m", "edge_sdk", *map(str, words), "--json"]
-    answer = run_json(command, log=log, env=env)
-    if "error" in answer and isinstance(answer["error"], dict) and "exit" in answer["error"]:
-        raise from_json(answer["error"])
-    return answer
+    def __init__(self, command: Sequence[str], log: Path, *, env: Mapping[str, str] | None = None) -> None:
+        self._command = list(command)
+        self._log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._answer = tempfile.TemporaryFile()  # noqa: SIM115  (closed in result)
+        with log.open("ab") as file:
+            file.write(f"$ {' '.join(command)}\n".encode())
+            file.flush()
+            self._process = subprocess.Popen(
+                tethered(command),
+                stdin=subprocess.DEVNULL,
+                stdout=self._answer,
+                stderr=file,
+                env={**os.environ, **(env or {})},
+            )
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def result(self) -> dict[str, Any]:
+        """Wait for the end and return the object.
+
+        Raises:
+            EdgeError: the error that the object describes.
+            WorkerError: it printed something else.
+        """
+        code = self._process.wait()
+        self._answer.seek(0)
+        with self._answer:
+            text = self._answer.read()
+        try:
+            answer = json.loads(text)
+        except ValueError:
+            answer = None
+        if isinstance(answer, dict) and isinstance(answer.get("error"), dict) and "exit" in answer["error"]:
+            raise from_json(answer["error"])
+        if not isinstance(answer, dict) or code != 0:
+            what = " ".join(self._command[1:5])
+            raise WorkerError(f"`{what}` ended with {code}: {tail(self._log)}", hint=f"its log is {self._log}")
+        return answer
+
+    def stop(self) -> None:
+        """End it when it still runs."""
+        if self.running:
+            self._process.terminate()
+            self._process.wait()
 
 
-def run_json(command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Run a command that prints one JSON object on stdout and return it; its stderr goes to `log`.
-
-    Raises:
-        WorkerError: it printed something else.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
-        file.write(f"$ {' '.join(command)}\n".encode())
-        file.flush()
-        done = subprocess.run(
-            tethered(command),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=file,
-            check=False,
-            env={**os.environ, **(env or {})},
-        )
-    try:
-        answer = json.loads(done.stdout)
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict) or (done.returncode != 0 and "error" not in answer):
-        what = " ".join(command[3:5]) if command[1:3] == ["-m", "edge_sdk"] else command[2]
-        raise WorkerError(f"`{what}` ended with {done.returncode}: {tail(log)}", hint=f"its log is {log}")
-    return answer
+def edge(*words: str | Path) -> list[str]:
+    """Return the command `edge WORDS --json`."""
+    return [sys.executable, "-m", "edge_sdk", *map(str, words), "--json"]
 
 
 def tethered(command: Sequence[str]) -> list[str]:
