@@ -1,0 +1,438 @@
+"""The agent: one small process that keeps a device at its desired state; it imports no array library and no engine."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import queue
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edge_sdk.agent import reconcile
+from edge_sdk.agent.config import AgentConfig, Paths, load_identity
+from edge_sdk.agent.fs import RealFs
+from edge_sdk.agent.health import Counts, Trial, Verdict, judge
+from edge_sdk.agent.jobs import Jobs, WrongProfileError
+from edge_sdk.agent.link import Event, InFlight, Link, delivered
+from edge_sdk.agent.reconcile import Job, RetryPolicy, Step
+from edge_sdk.agent.runner import Runner
+from edge_sdk.agent.slots import Slots, runnable
+from edge_sdk.agent.state import AgentState, StateFile, TrustFloor
+from edge_sdk.backoff import Backoff
+from edge_sdk.errors import EdgeError, SchemaError, UsageError
+from edge_sdk.pipeline_config import PipelineConfig
+from edge_sdk.schemas import codec, document
+from edge_sdk.schemas.state import LAST_WILL, Desired, Phase, Reported
+from edge_sdk.schemas.telemetry import Alarm
+from edge_sdk.telemetry.outbox import Outbox
+
+logger = logging.getLogger(__name__)
+TICK_S = 0.25
+_ALARMS = {
+    Phase.FAILED: "update_failed",
+    Phase.ROLLED_BACK: "update_rolled_back",
+    Phase.SAFE_MODE: "safe_mode",
+}
+_SWITCHING = (Job.SWAP, Job.ROLL_BACK, Job.SAFE_MODE)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEvent:
+    event: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """A job's result; `generation` tells results of a cancelled job."""
+
+    generation: int
+    job: Job
+    error: str | None = None
+    retriable: bool = True
+    floor: TrustFloor | None = None
+
+
+class Agent:
+    """Everything one device does, driven by one queue of events in one thread.
+
+    Raises (from the constructor):
+        UsageError: the device has not enrolled, or another agent runs on the state directory.
+        ConfigError: pipeline.toml is wrong or agent.toml names another device.
+    """
+
+    def __init__(self, config: AgentConfig, *, clock: Callable[[], float] = time.time) -> None:
+        self._config = config
+        self._clock = clock
+        self._paths = Paths(config.state_dir)
+        identity, root = load_identity(self._paths, config)
+        self._identity = identity
+        self._lock = take_lock(self._paths.lock)
+        fs = RealFs()
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._slots = Slots(fs, self._paths.root)
+        self._file = StateFile(fs, self._paths.state)
+        telemetry = config.telemetry
+        self._outbox = Outbox.open(
+            self._paths.outbox, max_rows=telemetry.max_rows, max_bytes=telemetry.max_mb * 1024 * 1024
+        )
+        self._runner = Runner(
+            PipelineConfig.from_toml(config.pipeline),
+            self._slots,
+            outbox=self._paths.outbox,
+            name=config.name,
+            on_event=lambda event: self._queue.put(WorkerEvent(event)),
+            start_timeout_s=config.slots.start_timeout_s,
+        )
+        self._jobs = Jobs(fs, self._paths, identity=identity, root=root, slots=self._slots, runner=self._runner)
+        self._link = Link(
+            identity.broker_url,
+            tenant=identity.tenant,
+            device=identity.device,
+            credential=identity.credential,
+            policy=config.link,
+            events=self._queue,
+        )
+        self._retry = RetryPolicy(
+            attempts=config.slots.attempts, backoff=Backoff(first_s=config.slots.retry_s, max_s=600.0)
+        )
+        self._in_flight = InFlight(config.link)
+        self._state = AgentState()
+        self._trial: Trial | None = None
+        self._generation = 0
+        self._job: Job | None = None
+        self._job_thread: threading.Thread | None = None
+        self._cancel = threading.Event()
+        self._waiting: Desired | None = None
+        self._reported: Reported | None = None
+        self._reported_at = 0.0
+        self._steps_sent: dict[int, tuple[int, Any]] = {}
+        self._stopping = False
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Run until SIGTERM or SIGINT and return 0."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._signal)
+        self._boot()
+        self._link.start()
+        last_tick = 0.0
+        while not self._stopping:
+            try:
+                item = self._queue.get(timeout=TICK_S)
+            except queue.Empty:
+                item = None
+            try:
+                self._handle(item)
+                now = time.monotonic()
+                if now - last_tick >= TICK_S:
+                    last_tick = now
+                    self._tick(now)
+            except EdgeError as error:
+                logger.error("%s", error.message)
+            except OSError as error:
+                logger.error("the disk or the system failed: %s", error)
+        self._shut_down()
+        return 0
+
+    def _signal(self, *_: object) -> None:
+        self._stopping = True
+        self._queue.put(None)
+
+    def _boot(self) -> None:
+        self._slots.prepare()
+        trouble: str | None = None
+        try:
+            saved = self._file.load()
+        except SchemaError as error:
+            trouble = error.message
+            logger.error("starting from the slots alone: %s", trouble)
+            saved = None
+        runs = runnable(self._slots, saved)
+        if saved is None:
+            # Numbers of transitions never repeat, also when the file is lost.
+            saved = AgentState(active=runs, committed=runs, seq=int(self._clock() * 1000), error=trouble)
+        if self._config.slots.factory is not None and saved.factory is None:
+            factory = self._slots.adopt(self._config.slots.factory)
+            runs = runs or factory
+            saved = replace(saved, factory=factory)
+            if saved.active is None:
+                saved = replace(saved, active=factory, committed=factory)
+        self._state = saved
+        step = reconcile.boot(saved, runs, self._clock(), max_crashes=self._config.health.max_crashes)
+        self._configure(step.state)
+        self._runner.begin(step.state.active if step.job is not Job.ROLL_BACK else None)
+        if step.state.phase is Phase.TRIAL:
+            self._trial = Trial(time.monotonic())
+        self._apply(step)
+        if self._state.active is None:
+            logger.warning("no release is installed yet: the pipeline waits for one")
+
+    def _shut_down(self) -> None:
+        self._cancel.set()
+        if self._state.phase is Phase.TRIAL:
+            self._save(replace(self._state, trial_clean_stop=True))
+        self._runner.stop()
+        if self._job_thread is not None:
+            self._job_thread.join(10.0)
+        self._link.stop(LAST_WILL)
+        self._outbox.close()
+        os.close(self._lock)
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def _handle(self, item: Any) -> None:
+        if isinstance(item, Event):
+            self._on_link(item)
+        elif isinstance(item, WorkerEvent):
+            self._on_worker(item.event)
+        elif isinstance(item, JobEnd):
+            self._on_job(item)
+
+    def _on_link(self, event: Event) -> None:
+        if event.name == "connected":
+            self._reported = None
+        elif event.name == "ack":
+            stream, ranges = codec.decode_ack(event.payload)
+            self._outbox.ack(ranges, stream=stream)
+        elif event.name == "desired" and event.payload:
+            self._on_desired(Desired.from_json(event.payload))
+        elif event.name == "cmd":
+            self._on_command(event.payload)
+
+    def _on_desired(self, desired: Desired) -> None:
+        if self._job in _SWITCHING:
+            if self._waiting is None or desired.rev > self._waiting.rev:
+                self._waiting = desired
+            return
+        step = reconcile.offer(self._state, desired, self._clock())
+        if step.state is not self._state:
+            self._configure(step.state)
+        self._apply(step)
+
+    def _on_command(self, payload: bytes) -> None:
+        command = document.loads_object(payload, where="cmd", max_bytes=4096).get("cmd")
+        if command == "report":
+            self._reported = None
+        elif command == "restart_worker" and self._job is None:
+            self._runner.begin(self._state.active)
+        else:
+            logger.warning("command %r is not known or not possible now", command)
+
+    def _on_worker(self, event: dict[str, Any]) -> None:
+        kind = event.get("event")
+        if kind == "stats" and self._trial is not None and event.get("model") == self._state.active:
+            self._trial.add(Counts.from_stats(event, time.monotonic()))
+        elif kind == "exit" and not event.get("clean"):
+            logger.warning("the worker died: %s", event.get("exit"))
+            if self._trial is not None:
+                self._trial.crashed()
+            self._alarm("worker_died", f"the worker died: {event.get('exit')}")
+        elif kind == "error":
+            logger.error("the worker failed: %s", (event.get("error") or {}).get("message"))
+
+    def _on_job(self, end: JobEnd) -> None:
+        if end.generation != self._generation:
+            return
+        self._job = None
+        if end.floor is not None:
+            self._state = replace(self._state, trust=end.floor)
+        if end.error is None:
+            step = reconcile.done(self._state, end.job, self._clock())
+        else:
+            logger.warning("%s failed: %s", end.job.value, end.error)
+            step = reconcile.failed(
+                self._state, end.job, end.error, end.retriable, self._clock(), self._retry, random.random()
+            )
+        if step.state.phase is Phase.TRIAL and self._state.phase is not Phase.TRIAL:
+            self._trial = Trial(time.monotonic(), baseline_p50_ms=self._latency("p50"))
+        self._apply(step)
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            self._on_desired(waiting)
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    def _tick(self, now_s: float) -> None:
+        self._apply(reconcile.tick(self._state, self._clock()))
+        self._watch_trial(now_s)
+        self._pump(now_s)
+        self._send_steps()
+        self._report(now_s)
+
+    def _watch_trial(self, now_s: float) -> None:
+        if self._trial is None:
+            return
+        desired = self._state.desired
+        trial_s = self._config.slots.trial_s
+        if trial_s is None:
+            trial_s = desired.trial_s if desired else 60.0
+        verdict, why = judge(self._trial, self._config.health, trial_s=trial_s, now_s=now_s)
+        if verdict is Verdict.GOOD:
+            logger.info("trial passed: %s", why)
+            self._apply(reconcile.commit(self._state, self._clock()))
+        elif verdict in (Verdict.BAD, Verdict.INCONCLUSIVE):
+            logger.error("trial failed: %s", why)
+            self._apply(reconcile.trial_failed(self._state, why, self._clock(), blame=verdict is Verdict.BAD))
+
+    def _pump(self, now_s: float) -> None:
+        if not self._link.connected:
+            return
+        epoch = self._link.epoch
+        batches = self._outbox.next_batches(self._in_flight.wanted(), now=self._clock())
+        for batch in self._in_flight.due(batches, epoch, now_s):
+            if self._in_flight.still_on_its_way(batch.q0):
+                self._in_flight.note(batch.q0, epoch, now_s, None)
+                continue
+            info = self._link.publish("alarm" if batch.priority >= 2 else "t", batch.payload)
+            if info is not None:
+                self._in_flight.note(batch.q0, epoch, now_s, info)
+
+    def _send_steps(self) -> None:
+        if not self._link.connected:
+            return
+        taken = [seq for seq, (_, info) in self._steps_sent.items() if delivered(info)]
+        if taken:
+            state = self._state
+            for seq in taken:
+                del self._steps_sent[seq]
+                state = reconcile.sent(state, seq)
+            self._save(state)
+        for step in self._state.transitions:
+            sent = self._steps_sent.get(step.seq)
+            if sent is None or (sent[0] != self._link.epoch and delivered(sent[1])):
+                info = self._link.publish("ota", step.to_json())
+                if info is not None:
+                    self._steps_sent[step.seq] = (self._link.epoch, info)
+
+    def _report(self, now_s: float) -> None:
+        if not self._link.connected:
+            return
+        periodic = now_s - self._reported_at >= self._config.report_period_s
+        state = self._state
+        news = Reported(
+            rev=state.rev if state.rev >= 0 else None,
+            online=True,
+            digest=state.active or "",
+            slot=_slot_name(state),
+            phase=state.phase,
+            profile=self._identity.profile,
+            error=state.error or self._outbox.note or "",
+        )
+        if news == self._reported and not periodic:
+            return
+        message = replace(news, outbox=self._outbox.stats()).to_json()
+        if self._link.publish("state", message, retain=True) is not None:
+            self._reported, self._reported_at = news, now_s
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    def _apply(self, step: Step) -> None:
+        before = self._state
+        if step.state is not before:
+            self._save(step.state)
+            if step.state.phase is not before.phase:
+                self._entered(step.state)
+        if step.job is not None:
+            self._start(step.job)
+
+    def _entered(self, state: AgentState) -> None:
+        logger.info("%s%s", state.phase.value, f": {state.error}" if state.error else "")
+        if state.phase is not Phase.TRIAL:
+            self._trial = None
+        if state.phase in _ALARMS:
+            self._alarm(_ALARMS[state.phase], state.error or state.phase.value)
+        if state.phase is Phase.COMMITTED:
+            self._slots.collect((state.active, state.committed, state.previous, state.factory))
+            self._slots.collect_staging(None)
+
+    def _save(self, state: AgentState) -> None:
+        self._file.save(state)
+        self._state = state
+
+    def _configure(self, state: AgentState) -> None:
+        """Let the telemetry settings of a desired state take effect."""
+        try:
+            config = self._config.with_telemetry(state.config.get("telemetry"))
+        except EdgeError as error:
+            logger.error("%s", error.message)
+            return
+        if self._runner.observe(config.telemetry, state.baseline_p95_ms) and self._runner.digest is not None:
+            self._runner.begin(self._runner.digest)
+
+    def _start(self, job: Job) -> None:
+        """Run a job in a thread of its own, after the one before, which is told to stop."""
+        self._cancel.set()
+        cancel = self._cancel = threading.Event()
+        self._generation += 1
+        self._job = job
+        generation, state, before = self._generation, self._state, self._job_thread
+        if job is Job.SWAP and (p95 := self._latency("p95")) is not None:
+            self._state = state = replace(state, baseline_p95_ms=p95)
+
+        def work() -> None:
+            if before is not None:
+                before.join()
+            if not cancel.is_set():
+                self._queue.put(self._outcome(generation, job, state, cancel))
+
+        self._job_thread = threading.Thread(target=work, name=f"job-{job.value}", daemon=True)
+        self._job_thread.start()
+
+    def _outcome(self, generation: int, job: Job, state: AgentState, cancel: threading.Event) -> JobEnd:
+        try:
+            floor = self._jobs.run(job, state, self._clock(), cancel.is_set)
+            return JobEnd(generation, job, floor=floor)
+        except EdgeError as error:
+            return JobEnd(generation, job, error.message, not isinstance(error, WrongProfileError))
+        except OSError as error:
+            return JobEnd(generation, job, f"the disk or the network failed: {error}")
+        except Exception as error:
+            logger.exception("job %s", job.value)
+            return JobEnd(generation, job, f"{type(error).__name__}: {error}")
+
+    def _latency(self, quantile: str) -> float | None:
+        value = (self._runner.stats.get("model_latency_ms") or {}).get(quantile)
+        return float(value) if isinstance(value, (int, float)) else None
+
+    def _alarm(self, name: str, message: str) -> None:
+        alarm = Alarm(
+            t=self._clock(), name=name, message=message[:500], pipeline=self._config.name, model=self._state.active
+        )
+        self._outbox.append([alarm.to_event()], urgent=True, now=self._clock())
+
+
+def _slot_name(state: AgentState) -> str:
+    if state.active is None:
+        return "none"
+    if state.phase is Phase.TRIAL:
+        return "trial"
+    return "factory" if state.active == state.factory else "committed"
+
+
+def take_lock(path: Path) -> int:
+    """Return a descriptor that holds the lock of a state directory until it is closed or the process ends.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+        os.close(fd)
+        raise UsageError(
+            f"another agent (process {holder or 'unknown'}) runs on {path.parent}",
+            hint="stop it, or give this one its own state_dir",
+        ) from None
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
