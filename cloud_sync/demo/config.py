@@ -62,7 +62,6 @@ def agent_toml(*, server: str, device: str, state_dir: Path, pipeline: Path) -> 
         {
             "": {"server": server, "device": device, "state_dir": str(state_dir), "pipeline": str(pipeline)},
             "telemetry": {"sample_period_s": SAMPLE_PERIOD_S, "window_n": WINDOW_N},
-            "slots": {"trial_s": TRIAL_S},
         }
     )
 

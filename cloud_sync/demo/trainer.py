@@ -17,8 +17,10 @@ from typing import Any
 
 from cloud_sync.demo import bad, scenes, train
 from cloud_sync.demo.scenes import DAYLIGHT, Light
+from edge_sdk.artifact import Artifact
 
 CALIBRATION_N, GOLDEN_N, METRIC_N = 80, 160, 600
+JUDGED = "generic-cpu"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     again = verbs.add_parser("retrain", help="go on from --base with frames in the camera's present light")
     again.add_argument("--base", type=Path, required=True)
     again.add_argument("--camera", required=True)
-    again.add_argument("--profile", action="append", required=True)
+    again.add_argument("--profile", action="append", required=True, help="each with its --runtime")
+    again.add_argument("--runtime", action="append", required=True)
     broken = verbs.add_parser("bad", help="make a model that fails in dim light out of --base")
     broken.add_argument("--base", type=Path, required=True)
     broken.add_argument("--out", type=Path, required=True)
@@ -39,14 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def convert_command(model: Path, data: Path, out: Path, profiles: Sequence[str], version: str) -> list[str]:
-    """Return the `edge convert` that makes artifacts of a model of ours."""
-    command = [sys.executable, "-m", "edge_sdk", "convert", str(model), "--json", "--task", "classification"]
-    for profile in profiles:
-        command += ["--profile", profile]
+def convert_command(model: Path, data: Path, out: Path, profile: str, version: str, *more: str) -> list[str]:
+    """Return the `edge convert` that makes an artifact of a model of ours."""
+    command = [sys.executable, "-m", "edge_sdk", "convert", str(model), "--json", "--profile", profile, *more]
     command += ["--calibration", str(data / "calibration"), "--golden", str(data / "golden")]
     command += ["--labels", str(data / "labels.txt"), "--name", "digits", "--version", version, "--out", str(out)]
-    return [*command, "--decoder", "softmax", "--resize", "stretch", "--color", "rgb", "--mean", "0", "--std", "255"]
+    command += ["--task", "classification", "--decoder", "softmax", "--resize", "stretch"]
+    return [*command, "--color", "rgb", "--mean", "0", "--std", "255"]
 
 
 def _first(args: argparse.Namespace) -> dict[str, Any]:
@@ -62,17 +64,24 @@ def _retrain(args: argparse.Namespace) -> dict[str, Any]:
     request = json.load(sys.stdin)
     out = Path(request["dir"])
     light = _present_light(args.camera)
-    production = _load(args.base)
-    before = train.judge(production, light, n=METRIC_N)
-    trained = train.train(*scenes.DAY, light, light, start=production, n=2400, epochs=4, seed=1, on_epoch=_say)
+    trained = train.train(*scenes.DAY, light, light, start=_load(args.base), n=2400, epochs=4, seed=1, on_epoch=_say)
     work = out / "work"
     work.mkdir(parents=True, exist_ok=True)
     _save(trained.network, work)
     _data(work / "data", DAYLIGHT, light)
-    after = train.judge(trained.network, light, n=METRIC_N)
-    version = str(request.get("version") or f"2.0.0+{request['run']}")
-    command = convert_command(work / "model.onnx", work / "data", out, args.profile, version)
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    version = f"{int(request['version'].split('.')[0]) + 1}.0.0"
+    running = [
+        subprocess.Popen(
+            convert_command(work / "model.onnx", work / "data", out, profile, version, "--runtime", runtime),
+            stdout=subprocess.DEVNULL,
+        )
+        for profile, runtime in zip(args.profile, args.runtime, strict=True)
+    ]
+    codes = [process.wait() for process in running]
+    if any(codes):
+        raise SystemExit("a conversion failed")
+    before = _judge(Path(request["artifacts"][JUDGED]), light)
+    after = _judge(next(out.glob(f"*-{JUDGED}.edge")), light)
     metrics = {
         "metric": "accuracy",
         "candidate": sum(after) / len(after),
@@ -82,6 +91,13 @@ def _retrain(args: argparse.Namespace) -> dict[str, Any]:
     }
     (out / "metrics.json").write_text(json.dumps(metrics))
     return {key: metrics[key] for key in ("metric", "candidate", "production", "n")}
+
+
+def _judge(artifact: Path, light: Light) -> list[bool]:
+    """Return for each of the labelled frames taken in `light` whether the artifact names the digit."""
+    with Artifact.open(artifact).load() as model:
+        labelled = scenes.samples("test", METRIC_N, 2, light)
+        return [getattr(model(frame), "class_id", None) == digit for frame, digit in labelled]
 
 
 def _bad(args: argparse.Namespace) -> dict[str, Any]:

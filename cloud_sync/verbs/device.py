@@ -47,7 +47,7 @@ def _add(client: Client, args: argparse.Namespace, output: Output) -> None:
     added = client.post("/api/v1/devices", body)
     output.result(added, added["token"])
     hours = (added["expires"] - time.time()) / 3600
-    output.note(f"on the device, within {hours:.0f} h: edge enroll --server {client.server} --token TOKEN")
+    output.note(f"on the device, within {hours:.0f} h: edge enroll --server {client.server} --state-dir DIR TOKEN")
 
 
 def _list(client: Client, args: argparse.Namespace, output: Output) -> None:
