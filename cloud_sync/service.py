@@ -200,12 +200,14 @@ async def serve(settings: Settings, on_ready: Callable[[Service], None]) -> int:
 def _assemble(services: Services) -> None:
     """Give the services what publishes and steers; each part reads its own files and tables."""
     from cloud_sync.catalog import Catalog
+    from cloud_sync.controller import attach
     from cloud_sync.signing import TrustRepository
 
     settings = services.settings
     services.signer = TrustRepository(settings.data, settings.trust)
     services.signer.ensure(time.time())
     services.catalog = Catalog(settings.data, services.db, services.signer, settings.tenant)
+    attach(services)
 
 
 async def _for_ever(run: Callable[[Services], Any], services: Services) -> None:
