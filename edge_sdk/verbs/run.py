@@ -41,6 +41,8 @@ def run(args: argparse.Namespace, output: Output) -> int:
     if args.check:
         output.result(report, _check_text(report))
     elif report:
+        for line in _warnings(report):
+            output.note(line, "yellow")
         output.result(report, _report_text(report))
     return EXIT_INTERRUPTED if session.interrupted else EXIT_OK
 
@@ -196,6 +198,18 @@ def _progress(stats: Event, frames: int | None) -> str:
     return text + (f", {dropped} dropped" if dropped else "")
 
 
+def _warnings(report: dict[str, Any]) -> list[str]:
+    lines = [f"warning: {w}" for w in report["warnings"]]
+    broken, errors = report["broken"], {k: n for k, n in report["errors"].items() if k != "source"}
+    if broken:
+        n = report["frames"]["dropped"].get("broken", len(broken))
+        shown = ", ".join(broken[:8]) + (" …" if n > 8 else "")
+        lines.append(f"warning: {n} image{'s' if n > 1 else ''} could not be decoded: {shown}")
+    if errors:
+        lines.append("warning: failed: " + ", ".join(f"{n} {kind}" for kind, n in errors.items()))
+    return lines
+
+
 def _report_text(report: dict[str, Any]) -> str:
     frames, latency = report["frames"], report["latency_ms"]
     lines = [
@@ -205,10 +219,6 @@ def _report_text(report: dict[str, Any]) -> str:
     ]
     if frames["dropped"]:
         lines.append("dropped: " + ", ".join(f"{n} {cause}" for cause, n in frames["dropped"].items()))
-    if report["broken"]:
-        shown = ", ".join(report["broken"][:5])
-        lines.append(f"broken: {shown}" + (" …" if len(report["broken"]) > 5 else ""))
-    lines += [f"warning: {w}" for w in report["warnings"]]
     if report["results"]:
         rows = [[label, r["frames"], r["count"], r["best"]] for label, r in list(report["results"].items())[:15]]
         lines += ["", table(rows, ["found", "frames", "count", "best score"])]
