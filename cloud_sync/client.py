@@ -61,6 +61,12 @@ class Client:
         given = {k: v for k, v in (params or {}).items() if v is not None}
         return self._call("GET", path + ("?" + urllib.parse.urlencode(given) if given else ""), None, {})
 
+    def get_text(self, path: str, params: Mapping[str, Any] | None = None) -> str:
+        """GET a text such as an HTML page; raises as `get`."""
+        given = {k: v for k, v in (params or {}).items() if v is not None}
+        path += "?" + urllib.parse.urlencode(given) if given else ""
+        return self._read("GET", path, None, {}).decode("utf-8", errors="replace")
+
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """POST a JSON object; raises as `get`."""
         data = json.dumps(body or {}).encode()
@@ -81,13 +87,16 @@ class Client:
             raise UsageError(f"cannot read {file}: {error.strerror}", hint="check the path") from None
 
     def _call(self, method: str, path: str, data: bytes | BinaryIO | None, headers: dict[str, str]) -> dict[str, Any]:
+        return self._object(self._read(method, path, data, headers))
+
+    def _read(self, method: str, path: str, data: bytes | BinaryIO | None, headers: dict[str, str]) -> bytes:
         request = urllib.request.Request(self.server + path, data=data, method=method, headers=headers)
         request.add_header("Accept", "application/json")
         if self._token:
             request.add_header("Authorization", f"Bearer {self._token}")
         try:
             with self._opener.open(request, timeout=self._timeout_s) as response:
-                return self._object(response.read(_MAX_RESPONSE))
+                return bytes(response.read(_MAX_RESPONSE))
         except urllib.error.HTTPError as error:
             with error:
                 answer = self._object(error.read(_MAX_RESPONSE), status=error.code)

@@ -118,7 +118,7 @@ class Retrain:
                 self._roll_out(row["run"], row["release"], now)
 
     def recover(self, now: float) -> None:
-        """Queue a run for every model that asks for one, by its devices or schedule; roll out what waits for that."""
+        """Take up runs that a stopped service left: a trainer that still lives is ended, and they start again."""
         for row in store.runs(self._db, self._tenant):
             if row["state"] not in (retrain.TRAINING, retrain.GATING):
                 continue
