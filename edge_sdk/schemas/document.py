@@ -28,7 +28,9 @@ def loads(raw: bytes | str, *, where: str, max_bytes: int = MAX_BYTES) -> Any:
         _check_depth(text, where)
         return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
-        raise SchemaError(f"{where} is not UTF-8: {error.reason} at byte {error.start}") from None
+        raise SchemaError(
+            f"{where} is not UTF-8: {error.reason} at byte {error.start}", hint="the sender is wrong or the data is cut"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise SchemaError(
             f"{where} is not valid JSON: {error}", hint="the sender is wrong or the data is cut"
@@ -43,7 +45,7 @@ def loads_object(raw: bytes | str, *, where: str, max_bytes: int = MAX_BYTES) ->
     """
     value = loads(raw, where=where, max_bytes=max_bytes)
     if not isinstance(value, dict):
-        raise SchemaError(f"{where}: expected an object, found {type(value).__name__}")
+        raise SchemaError(f"{where}: expected an object, found {type(value).__name__}", hint="the sender is wrong")
     return value
 
 

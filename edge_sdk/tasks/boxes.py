@@ -64,6 +64,21 @@ class Grid:
         return len(self.x)
 
 
+def cell_count(width: int, height: int, strides: tuple[int, ...], per_cell: int = 1) -> int:
+    """Return the length that `Grid.of` has for the same arguments."""
+    return sum(-(-width // stride) * -(-height // stride) for stride in strides) * per_cell
+
+
+def check_strides(strides: tuple[int, ...]) -> None:
+    """Refuse levels that cannot be.
+
+    Raises:
+        ValueError: there is none, or a stride is below 1.
+    """
+    if not strides or min(strides) < 1:
+        raise ValueError(f"strides {list(strides)} are not positive")
+
+
 def xyxy_from_centres(cx: Float, cy: Float, width: Float, height: Float) -> Float:
     """Return (n, 4) x1 y1 x2 y2 boxes from centres and sizes."""
     return np.stack((cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2), axis=1).astype(np.float32)

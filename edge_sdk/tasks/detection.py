@@ -10,7 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.tasks.base import Detections, Float, Geometry, read_params, wrong_outputs
-from edge_sdk.tasks.boxes import Candidates, DetectionParams, Grid, best_class, finish, strongest, xyxy_from_centres
+from edge_sdk.tasks.boxes import (
+    Candidates,
+    DetectionParams,
+    Grid,
+    best_class,
+    cell_count,
+    check_strides,
+    finish,
+    strongest,
+    xyxy_from_centres,
+)
 from edge_sdk.tasks.classification import softmax
 
 Outputs = Mapping[str, NDArray[Any]]
@@ -21,6 +31,9 @@ class YoloXParams(DetectionParams):
     """`strides` of the levels, in the order of the output's rows."""
 
     strides: tuple[int, ...] = (8, 16, 32)
+
+    def __post_init__(self) -> None:
+        check_strides(self.strides)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +48,11 @@ class GflParams(DetectionParams):
     """`strides` of the levels, `reg_max` of the box distribution, `offset` of a cell's centre in cells."""
 
     strides: tuple[int, ...] = (8, 16, 32)
-    reg_max: int = field(default=7, metadata={"min": 1})
+    reg_max: int = field(default=7, metadata={"min": 1, "max": 255})
     offset: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_strides(self.strides)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +77,12 @@ class YoloX:
         params = self.params
         boxes, objectness, classes = _columns("yolox", outputs, params.classes)
         size = (geometry.input_width, geometry.input_height)
+        count = cell_count(*size, params.strides)
+        if count != len(boxes):
+            raise wrong_outputs("yolox", f"{count} rows for {size[0]}x{size[1]}, strides {params.strides}", outputs)
         if size not in self._grids:
             self._grids[size] = Grid.of(*size, params.strides)
         grid = self._grids[size]
-        if len(grid) != len(boxes):
-            raise wrong_outputs("yolox", f"{len(grid)} rows for {size[0]}x{size[1]}, strides {params.strides}", outputs)
         rows = np.flatnonzero(objectness >= params.score)
         kept, score, class_id = best_class(classes[rows], objectness[rows], params.score)
         rows = rows[kept]

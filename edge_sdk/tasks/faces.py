@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.tasks.base import Detections, Float, Geometry, read_params, wrong_outputs
-from edge_sdk.tasks.boxes import Candidates, DetectionParams, Grid, finish, xyxy_from_centres
+from edge_sdk.tasks.boxes import (
+    Candidates,
+    DetectionParams,
+    Grid,
+    cell_count,
+    check_strides,
+    finish,
+    xyxy_from_centres,
+)
 from edge_sdk.tasks.classification import sigmoid
 
 Outputs = Mapping[str, NDArray[Any]]
@@ -30,6 +38,9 @@ class YuNetParams(DetectionParams):
 
     strides: tuple[int, ...] = (8, 16, 32)
 
+    def __post_init__(self) -> None:
+        check_strides(self.strides)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlazeFaceParams(DetectionParams):
@@ -37,6 +48,12 @@ class BlazeFaceParams(DetectionParams):
 
     strides: tuple[int, ...] = (8, 16)
     anchors: tuple[int, ...] = (2, 6)
+
+    def __post_init__(self) -> None:
+        check_strides(self.strides)
+        check_strides(self.anchors)
+        if len(self.strides) != len(self.anchors):
+            raise ValueError(f"{len(self.anchors)} anchors for {len(self.strides)} strides")
 
 
 class UltraFace:
@@ -89,10 +106,10 @@ class YuNet:
     def __call__(self, outputs: Outputs, geometry: Geometry) -> Detections:
         params = self.params
         size = (geometry.input_width, geometry.input_height)
+        classes, objects, boxes, points = self._levels(outputs, cell_count(*size, params.strides))
         if size not in self._grids:
             self._grids[size] = Grid.of(*size, params.strides)
         grid = self._grids[size]
-        classes, objects, boxes, points = self._levels(outputs, grid)
         score = np.sqrt(np.clip(classes, 0, 1) * np.clip(objects, 0, 1))
         rows = np.flatnonzero(score >= params.score)
         stride = grid.stride[rows, None]
@@ -106,7 +123,7 @@ class YuNet:
         )
         return finish(found, geometry, params, self.labels)
 
-    def _levels(self, outputs: Outputs, grid: Grid) -> tuple[Float, Float, Float, Float]:
+    def _levels(self, outputs: Outputs, cells: int) -> tuple[Float, Float, Float, Float]:
         """Return cls (n,), obj (n,), bbox (n, 4), kps (n, 10) over all levels."""
         count = len(self.params.strides)
         arrays = [v[0] for v in outputs.values() if v.ndim == 3]
@@ -114,8 +131,8 @@ class YuNet:
         fits = len(arrays) == len(outputs) == 4 * count and all(
             a.shape[1] == width for group, width in zip(groups, (1, 1, 4, 10), strict=True) for a in group
         )
-        if not fits or any(sum(len(a) for a in group) != len(grid) for group in groups):
-            raise wrong_outputs("yunet", f"cls, obj, bbox, kps of {count} levels, {len(grid)} rows", outputs)
+        if not fits or any(sum(len(a) for a in group) != cells for group in groups):
+            raise wrong_outputs("yunet", f"cls, obj, bbox, kps of {count} levels, {cells} rows", outputs)
         classes, objects, boxes, points = (np.concatenate(group) for group in groups)
         return classes[:, 0], objects[:, 0], boxes, points
 
@@ -135,13 +152,12 @@ class BlazeFace:
     def __call__(self, outputs: Outputs, geometry: Geometry) -> Detections:
         params = self.params
         by_width = {v.shape[2]: v[0] for v in outputs.values() if v.ndim == 3}
-        parts = [
-            Grid.of(geometry.input_width, geometry.input_height, (stride,), per_cell)
-            for stride, per_cell in zip(params.strides, params.anchors, strict=False)
-        ]
-        total = sum(len(p) for p in parts)
+        levels = list(zip(params.strides, params.anchors, strict=True))
+        size = (geometry.input_width, geometry.input_height)
+        total = sum(cell_count(*size, (stride,), per_cell) for stride, per_cell in levels)
         if set(by_width) != {16, 1} or {len(v) for v in by_width.values()} != {total}:
             raise wrong_outputs("blazeface", f"[1, {total}, 16] and [1, {total}, 1]", outputs)
+        parts = [Grid.of(*size, (stride,), per_cell) for stride, per_cell in levels]
         score = sigmoid(by_width[1][:, 0])
         rows = np.flatnonzero(score >= params.score)
         anchor_x = np.concatenate([(p.x + 0.5) * p.stride for p in parts])[rows]

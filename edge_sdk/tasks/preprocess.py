@@ -14,6 +14,7 @@ from edge_sdk.schemas.manifest import InputSpec
 from edge_sdk.tasks.base import Geometry
 
 MAX_SIDE = 32_767
+MAX_INPUT_SIDE = 8192
 
 
 class Preprocessor:
@@ -29,6 +30,10 @@ class Preprocessor:
             raise ArtifactError(f"input `{spec.name}` has batch size {spec.shape[0]}, frames go in one by one")
         if spec.dtype in ("bool", "int64"):
             raise ArtifactError(f"input `{spec.name}` has dtype {spec.dtype}, an image input cannot have it")
+        if max(spec.height, spec.width) > MAX_INPUT_SIDE:
+            raise ArtifactError(
+                f"input `{spec.name}` is {spec.width}x{spec.height}, the limit is {MAX_INPUT_SIDE} pixels a side"
+            )
         if out is not None and (out.shape != spec.shape or out.dtype != np.dtype(spec.dtype)):
             raise UsageError(
                 f"buffer is {out.dtype} {out.shape}, input `{spec.name}` is {spec.dtype} {spec.shape}",

@@ -258,7 +258,8 @@ def test_a_runtime_outside_the_proved_versions_is_refused_with_the_pip_line() ->
 
 def test_the_table_of_runtimes_says_what_each_opens_without_importing_it() -> None:
     code = "import sys; from edge_sdk import runtimes; t = runtimes.registry()\n"
-    code += "[t.plugin(n).capabilities for n in t.names()]; print([m for m in ('numpy', 'onnxruntime', 'openvino', 'ai_edge_litert') if m in sys.modules])"
+    code += "[t.plugin(n).capabilities for n in t.names()]\n"
+    code += "print([m for m in ('numpy', 'onnxruntime', 'openvino', 'ai_edge_litert') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 
