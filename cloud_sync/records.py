@@ -219,9 +219,9 @@ def _batch(topic: str, payload: bytes, tenant: str, device: str, leaf: str) -> B
 
 
 def _alarm(raw: msgspec.Raw) -> tuple[str, str | None, str]:
-    """Return (kind, message, JSON) of an alarm; devices name its kind `alarm`, other writers `name`."""
+    """Return (kind, message, JSON) of an alarm; its `name` says what."""
     data = msgspec.json.decode(raw)
-    kind = data.get("alarm") or data.get("name") or "alarm"
+    kind = data.get("name") or data.get("alarm") or "alarm"
     message = data.get("message")
     return str(kind)[:80], None if message is None else str(message)[:2000], bytes(raw).decode()
 
