@@ -254,6 +254,8 @@ class Worker:
 class Supervisor:
     """Keeps one worker running: restarts with backoff, counts them, notices a crash loop.
 
+    Every worker after the first gets `resume` in its spec, so that it goes on with the files of the one before.
+
     `state` is starting, running, waiting (before a restart), crash_loop (waiting, after `loop_n` deaths that each came
     within `stable_s`), done (the source ended or the worker was asked to stop), failed (`restart` said no) or stopped.
     Every event of the worker goes to `on_event`, and so do `{"event": "exit", "exit", "clean", "log"}` and
@@ -334,19 +336,20 @@ class Supervisor:
 
     def _keep(self) -> None:
         early_deaths = 0
+        again = False
         while True:
             with self._lock:
                 if self._stopping.is_set():
                     return
                 self._replaced = False
                 worker = self._worker = Worker(
-                    self._spec,
+                    self._spec | ({"resume": True} if again else {}),
                     on_event=self._event,
                     on_log=self._on_log,
                     silence_s=self._silence_s,
                     hang_s=self._hang_s,
                 )
-            began = time.monotonic()
+            began, again = time.monotonic(), True
             try:
                 worker.start()
             except WorkerError as error:

@@ -1,6 +1,6 @@
 """The process that decodes and infers: one pipeline, driven by JSON lines on stdin, telling on stdout.
 
-The first line of stdin is the spec `{"mode", "pipeline", "telemetry", "frames", "retry_source", "stats_period_s"}`;
+The first line of stdin is the spec `{"mode", "pipeline", "telemetry", "frames", "retry_source", "resume", …}`;
 every later line is a command `{"id", "cmd", …}` with one reply `{"id", "ok", …}`. Events are `ready`, `heartbeat`,
 `stats`, `done` and `error`. End of stdin means that the parent is gone: the worker finishes and ends too.
 """
@@ -71,7 +71,9 @@ class Job:
         self._channel = channel
         self._spec = spec
         config = PipelineConfig.from_mapping(spec["pipeline"])
-        self.pipeline = Pipeline.from_config(config, retry_source=bool(spec.get("retry_source")))
+        self.pipeline = Pipeline.from_config(
+            config, retry_source=bool(spec.get("retry_source")), resume=bool(spec.get("resume"))
+        )
         if spec.get("telemetry"):
             from edge_sdk.artifact import Artifact
             from edge_sdk.telemetry.observer import open_observer

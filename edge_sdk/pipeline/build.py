@@ -36,6 +36,7 @@ class Pipeline:
             `auto` is `latest` for live sources.
         workers: frame threads, each with a model of its own; default one a core, one for live sources.
         retry_source: keep trying a live source that cannot be opened at the start.
+        resume: sinks go on with the files of an earlier run.
         stall_s: a live source that gives nothing for so long is opened again.
 
     While it runs OpenCV is held to one thread in this process: the frame threads are the parallelism.
@@ -49,6 +50,7 @@ class Pipeline:
         workers: int | None = None,
         params: dict[str, Any] | None = None,
         retry_source: bool = False,
+        resume: bool = False,
         stall_s: float = 5.0,
     ) -> None:
         if policy not in ("auto", "all", "latest"):
@@ -57,6 +59,7 @@ class Pipeline:
         self._policy = policy
         self._workers = workers
         self._retry_source = retry_source
+        self._resume = resume
         self._stall_s = stall_s
         self._stage: StageConfig | None = None
         self._artifact: ArtifactLike | None = None
@@ -66,7 +69,7 @@ class Pipeline:
         self._stop_early = False
 
     @classmethod
-    def from_config(cls, config: PipelineConfig, *, retry_source: bool = False) -> Pipeline:
+    def from_config(cls, config: PipelineConfig, *, retry_source: bool = False, resume: bool = False) -> Pipeline:
         """Build the pipeline that a pipeline.toml describes.
 
         Raises:
@@ -74,7 +77,12 @@ class Pipeline:
         """
         source = config.source
         pipe = cls(
-            source.uri, policy=source.policy, workers=config.workers, params=source.params, retry_source=retry_source
+            source.uri,
+            policy=source.policy,
+            workers=config.workers,
+            params=source.params,
+            retry_source=retry_source,
+            resume=resume,
         )
         stage = config.stages[0]
         if stage.model == SLOT:
@@ -319,7 +327,8 @@ class Pipeline:
         made = []
         for uri, sink, options in self._sinks:
             if sink is None:
-                context = {"live": live} | ({"fps": source.fps} if source.fps else {})
+                context: dict[str, Any] = {"live": live, "append": self._resume}
+                context |= {"fps": source.fps} if source.fps else {}
                 sink = sink_table.create(uri, {**context, **options})
             made.append((redact(uri), sink))
         return made

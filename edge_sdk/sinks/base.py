@@ -41,7 +41,8 @@ class Sink(Protocol):
     """Takes results; `write` is called from one thread and may block, the pipeline puts a bounded queue before it.
 
     A constructor takes `(uri: str, options: Mapping[str, Any])` and raises UsageError on wrong ones. The pipeline sets
-    the options `fps` and `live` from the source where the user did not. The rest raise SinkError or SyncError.
+    the options `fps` and `live` from the source and `append` (a restarted worker goes on with its files) where the user
+    did not. The rest raise SinkError or SyncError.
     """
 
     uri: str

@@ -14,25 +14,31 @@ from typing import Any
 from edge_sdk.errors import SinkError
 from edge_sdk.sinks.base import FrameResult
 from edge_sdk.sinks.uri import place
-from edge_sdk.sources.uri import check_options
+from edge_sdk.sources.uri import check_options, flag
 
-_PIPELINE_OPTIONS = frozenset({"fps", "live"})
+_OPTIONS = frozenset({"fps", "live", "append"})
 
 
 class _LineFile:
-    """A file that gets whole lines, each handed to the system at once, so that a kill leaves no half line."""
+    """A file that gets whole lines, each handed to the system at once, so that a kill leaves no half line.
+
+    With `append` it goes on where the last whole line of an older run ended.
+    """
 
     kind = "line file"
 
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
-        check_options(options, _PIPELINE_OPTIONS, f"a {self.kind} sink")
+        check_options(options, _OPTIONS, f"a {self.kind} sink")
         self.uri = uri
         self.path = Path(place(uri))
+        self._append = flag(options, "append")
         self._file: io.FileIO | None = None
 
     def open(self) -> None:
         try:
-            self._file = self.path.open("wb", buffering=0)
+            self._file = self.path.open("r+b" if self._append and self.path.is_file() else "wb", buffering=0)
+            if self._append:
+                _cut_half_line(self._file)
         except OSError as error:
             raise SinkError(
                 f"`{self.path}` cannot be written: {(error.strerror or str(error)).lower()}",
@@ -86,7 +92,8 @@ class Csv(_LineFile):
 
     def open(self) -> None:
         super().open()
-        self._put(_csv_line(self.columns))
+        if self._file is not None and (not self._append or self._file.tell() == 0):
+            self._put(_csv_line(self.columns))
 
     def write(self, item: FrameResult) -> None:
         data = item.to_json()
@@ -97,6 +104,22 @@ class Csv(_LineFile):
             values = [row.get("label"), row.get("class_id"), row.get("score"), *(row.get("box") or [None] * 4)]
             lines.append(_csv_line([*head, *values, row.get("track")]))
         self._put(b"".join(lines))
+
+
+def _cut_half_line(file: io.FileIO) -> None:
+    """Leave the file at the end of its last whole line."""
+    end = at = file.seek(0, os.SEEK_END)
+    while at > 0:
+        start = max(0, at - 65536)
+        file.seek(start)
+        newline = file.read(at - start).rfind(b"\n")
+        if newline >= 0:
+            at = start + newline + 1
+            break
+        at = start
+    if at < end:
+        file.truncate(at)
+    file.seek(at)
 
 
 def _csv_line(values: Any) -> bytes:

@@ -30,7 +30,7 @@ class Mqtt:
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
         body, query = query_options(uri)
         merged: dict[str, Any] = {**query, **options}
-        check_options(merged, frozenset({"timeout_s", "inflight", "retain", "fps", "live"}), "an MQTT sink")
+        check_options(merged, frozenset({"timeout_s", "inflight", "retain", "fps", "live", "append"}), "an MQTT sink")
         self.uri = redact(body)
         try:
             parts = urlsplit(body)

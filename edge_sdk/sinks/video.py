@@ -25,7 +25,7 @@ class AnnotatedVideo:
     """
 
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
-        check_options(options, frozenset({"fps", "live"}), "a video sink")
+        check_options(options, frozenset({"fps", "live", "append"}), "a video sink")
         self.uri = uri
         self.path = Path(place(uri))
         if self.path.suffix.lower() != ".mp4":

@@ -185,13 +185,15 @@ def test_a_worker_that_dies_on_a_live_source_is_started_again(artifact, tmp_path
     first = worker_of(process)
     wait_for_lines(tmp_path / "o.jsonl")
     os.kill(first, signal.SIGKILL)
+    before = (tmp_path / "o.jsonl").read_bytes().count(b"\n")
     worker_of(process, not_pid=first)
-    wait_for_lines(tmp_path / "o.jsonl")
+    wait_for_lines(tmp_path / "o.jsonl", before + 5)
     process.terminate()
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
     assert json.loads(out)["frames"]["processed"] > 0
     assert "killed by SIGKILL: starting it again" in err
+    assert [json.loads(line)["frame"] for line in (tmp_path / "o.jsonl").read_text().splitlines()].count(0) == 2
 
 
 def test_sigterm_ends_cleanly_with_readable_files_and_the_report(yolox, testdata, tmp_path):

@@ -72,6 +72,21 @@ def test_every_line_is_in_the_file_before_the_next_is_written(tmp_path):
     sink.close()
 
 
+def test_a_restarted_worker_goes_on_after_the_last_whole_line(tmp_path):
+    for uri in (f"jsonl:{tmp_path / 'o.jsonl'}", f"csv:{tmp_path / 'o.csv'}"):
+        path = Path(uri.partition(":")[2])
+        write(uri, [detection(0)])
+        with path.open("ab") as file:
+            file.write(b'{"v":1,"fra')
+        write(uri, [detection(1)], append=True)
+        text = path.read_text()
+        assert '"fra' + "\n" not in text
+        assert text.endswith("\n")
+    lines = [json.loads(line)["frame"] for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert lines == [0, 1]
+    assert [r["frame"] for r in csv.DictReader((tmp_path / "o.csv").read_text().splitlines())] == ["0", "1"]
+
+
 def test_a_table_has_one_row_per_detection_and_quotes_labels(tmp_path):
     write(f"csv:{tmp_path / 'o.csv'}", [detection(0, n=2), detection(1, n=0), classes(2)])
     rows = list(csv.DictReader((tmp_path / "o.csv").read_text().splitlines()))
