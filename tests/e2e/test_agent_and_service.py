@@ -1,4 +1,4 @@
-"""The whole way over the real service: enrol, desired, download, trial, commit; and nothing is lost when things are killed."""
+"""The whole way over the real service: enrol, download, trial, commit; nothing is lost when things are killed."""
 
 from __future__ import annotations
 
@@ -301,7 +301,7 @@ def test_kill_9_of_worker_agent_service_and_broker_loses_no_event_and_stores_non
     assert device.end(signal.SIGTERM) == 0
     device.start()  # sends what the worker wrote at its end
     wait_for(lambda: device.outbox()[2] < 20, why="a short outbox")
-    stream, next_seq, rows, dropped = device.outbox()
+    stream, next_seq, _, dropped = device.outbox()
     wait_for(lambda: device.outbox()[1] > next_seq, why="later events")
     assert dropped == 0
 
