@@ -215,7 +215,7 @@ def _publish(line: Line, version: str) -> str:
 
 
 def _create_rollout(line: Line, version: str) -> str:
-    line.rollouts[version] = line.edge("rollout", "create", line.releases[version])["id"]
+    line.rollouts[version] = line.edge("rollout", "create", "--release", line.releases[version])["id"]
     return line.rollouts[version]
 
 
