@@ -19,6 +19,7 @@ from cloud_sync.errors import AuthError
 from edge_sdk.errors import SyncError
 
 COOKIE = "edge_session"
+_HINT = "set EDGE_TOKEN to what `operator.token` holds in the service's data directory"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +101,7 @@ def operator(request: Request) -> Identity:
             raise AuthError("the request comes from another site", hint="use the console's own pages")
         return Identity(actor="console", tenant=services.settings.tenant)
     found = "is missing" if not token else "is wrong"
-    raise AuthError(f"the operator token {found}", hint=_token_hint(keys))
+    raise AuthError(f"the operator token {found}", hint=_HINT)
 
 
 def device(request: Request) -> Identity:
@@ -130,11 +131,6 @@ def operator_or_device(request: Request) -> Identity:
     if request.headers.get("authorization", "").lower().startswith("basic "):
         return device(request)
     return operator(request)
-
-
-def _token_hint(keys: Keys) -> str:
-    where = f"it is in {keys.path} on the server" if keys.path else "it is in operator.token of the data directory"
-    return f"set EDGE_TOKEN; {where}"
 
 
 def _same_origin(request: Request) -> bool:

@@ -10,7 +10,7 @@ from cloud_sync import devices
 from cloud_sync.services import Services
 
 Row = dict[str, Any]
-FEATURES = ("brightness", "contrast", "sharpness", "noise")
+FEATURES = ("brightness", "contrast", "saturation", "entropy", "sharpness", "noise")
 _POINTS = 300
 _ACTIVE = ("DRAFT", "AWAITING_APPROVAL", "READY", "RUNNING", "HELD", "PAUSED", "BAKING", "ROLLING_BACK")
 ACTIONS: Mapping[str, tuple[str, ...]] = {

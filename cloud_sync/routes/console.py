@@ -106,17 +106,15 @@ def router(services: Services) -> APIRouter:
 
 
 def _login_routes(routes: APIRouter, services: Services, pages: Pages) -> None:
-    token_file = str(services.keys.path or "operator.token")
-
     @routes.get("/login")
     def login_page(request: Request) -> Response:
-        return pages.render(request, "login", {"token_file": token_file, "wrong": False, "next": _next(request)})
+        return pages.render(request, "login", {"wrong": False, "next": _next(request)})
 
     @routes.post("/login")
     async def login(request: Request) -> Response:
         form = parse_qs((await request.body()).decode(errors="replace"))
         if not services.keys.is_operator(form.get("token", [""])[0].strip()):
-            context = {"token_file": token_file, "wrong": True, "next": _next(request)}
+            context = {"wrong": True, "next": _next(request)}
             return pages.render(request, "login", context, status=401)
         now, lifetime_s = time.time(), services.settings.session_s
         audit(services.db, now=now, actor="console", action="console.login", subject=_peer(request))

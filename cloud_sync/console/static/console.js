@@ -25,14 +25,18 @@
     return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   }
 
+  const shareOf = (name) => name === "confidence";
+
   function options(figure, names) {
     const axis = { stroke: colour("--mute"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 }, font: "12px system-ui" };
+    const clock = (t) => new Date(t * 1000).toISOString().slice(11, 16);
+    const hours = (_, ticks) => ticks.map((t, i) => (i === 0 || clock(t) === "00:00" ? `${clock(t)}\n${new Date(t * 1000).toISOString().slice(0, 10)}` : clock(t)));
     const round = (_, value) => (value === null || value === undefined ? "–" : Number(value).toPrecision(4));
     return {
       width: Math.max(200, figure.clientWidth - 24),
       height: 170,
-      axes: [axis, { ...axis, size: 52 }],
-      scales: { y: { range: (_, low, high) => (low === null ? [0, 1] : [Math.min(0, low), high > 0 ? high * 1.08 : 1]) } },
+      axes: [{ ...axis, space: 70, values: hours }, { ...axis, size: 52 }],
+      scales: { y: { range: (_, low, high) => (low === null ? [0, 1] : [Math.min(0, low), shareOf(names[0]) ? Math.max(1, high) : high > 0 ? high * 1.08 : 1]) } },
       cursor: { drag: { x: true, y: false } },
       series: [{ value: (_, t) => (t === null || t === undefined ? "–" : new Date(t * 1000).toISOString().slice(0, 19).replace("T", " ")) }].concat(
         names.map((name, i) => ({ label: name.replaceAll("_", " "), stroke: colour(`--series-${i + 1}`), width: 1.75, spanGaps: false, value: round, points: { size: 5 } }))
