@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from cloud_sync.drift_stats import Baseline, Moments, Null, Test, feature_evidence, fit_baseline, hotelling, merge
+from cloud_sync.drift_stats import Baseline, Comparison, Moments, Null, feature_evidence, fit_baseline, hotelling, merge
 from cloud_sync.policies import DriftPolicy
 from edge_sdk.schemas.telemetry import Window
 
@@ -255,8 +255,8 @@ def _read_baseline(data: Mapping[str, Any]) -> Baseline:
     )
 
 
-def stored_test(row: Mapping[str, Any], evidence: Mapping[str, Any]) -> Test | None:
+def stored_test(row: Mapping[str, Any], evidence: Mapping[str, Any]) -> Comparison | None:
     """Return the test of a stored verdict, for pooling over devices."""
     if row["statistic"] is None or row["p"] is None or "z" not in evidence:
         return None
-    return Test(statistic=row["statistic"], p=row["p"], n=row["n"], z=np.asarray(evidence["z"], float))
+    return Comparison(statistic=row["statistic"], p=row["p"], n=row["n"], z=np.asarray(evidence["z"], float))

@@ -79,7 +79,7 @@ class Baseline:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Test:
+class Comparison:
     """T2 of a window, its p-value, and each feature's standardised difference (p)."""
 
     statistic: float
@@ -136,7 +136,7 @@ def fit_baseline(windows: Sequence[Moments], *, resamples: int, seed: int) -> Ba
     )
 
 
-def hotelling(baseline: Baseline, window: Moments, *, min_n: int) -> Test | None:
+def hotelling(baseline: Baseline, window: Moments, *, min_n: int) -> Comparison | None:
     """Return T2 of `window` against its baseline, or None when it has fewer than `min_n` samples or other features."""
     if window.n < min_n or not window.usable or window.names != baseline.total.names:
         return None
@@ -146,10 +146,10 @@ def hotelling(baseline: Baseline, window: Moments, *, min_n: int) -> Test | None
     null = baseline.null
     p = float(stats.f.sf(statistic / null.mean, null.df, null.df * null.windows))
     scale = covariance.diagonal() * max(null.mean / len(window.names), 1e-12)
-    return Test(statistic=statistic, p=p, n=window.n, z=difference / np.sqrt(np.maximum(scale, 1e-18)))
+    return Comparison(statistic=statistic, p=p, n=window.n, z=difference / np.sqrt(np.maximum(scale, 1e-18)))
 
 
-def pooled(tests: Sequence[Test]) -> tuple[float, float]:
+def pooled(tests: Sequence[Comparison]) -> tuple[float, float]:
     """Return (statistic, p) of the shift that many devices share, each against its own baseline.
 
     Every feature's standardised differences are averaged over devices; the largest is judged by Bonferroni, its spread
@@ -202,7 +202,7 @@ def histogram_evidence(reference: Array, current: Array) -> dict[str, float]:
     }
 
 
-def feature_evidence(baseline: Baseline, window: Moments, test: Test) -> list[dict[str, Any]]:
+def feature_evidence(baseline: Baseline, window: Moments, test: Comparison) -> list[dict[str, Any]]:
     """Return each feature's evidence, most changed first: means, z and the histogram distances."""
     rows: list[dict[str, Any]] = []
     for i, name in enumerate(window.names):
