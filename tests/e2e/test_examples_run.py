@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+
 from edge_sdk.testing import build_artifact, color_frame
 
 pytestmark = pytest.mark.e2e
