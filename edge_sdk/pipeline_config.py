@@ -1,4 +1,4 @@
-"""pipeline.toml: source, stages and sinks; standard library only, so that a supervisor can read it."""
+"""pipeline.toml: source, model, the stages around it, sinks; standard library only: a supervisor can read it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from edge_sdk.config import parse, read_toml
 from edge_sdk.errors import ConfigError, UsageError
-from edge_sdk.parsing import write_dataclass
+from edge_sdk.parsing import read_dataclass, write_dataclass
 from edge_sdk.sinks import sinks
 from edge_sdk.sinks.uri import place, sink_name
 from edge_sdk.sources import sources
 from edge_sdk.sources.uri import file_path, kind_of, redact
+from edge_sdk.stage_params import STEP_PARAMS
 
 TASK_OF_KIND: Mapping[str, str] = {
     "detect": "detection",
@@ -26,7 +27,21 @@ TASK_OF_KIND: Mapping[str, str] = {
 KIND_OF_TASK: Mapping[str, str] = {task: kind for kind, task in TASK_OF_KIND.items()}
 SLOT = "slot"
 
-Kind = Literal["detect", "classify", "segment", "keypoints", "embed", "regress"]
+Kind = Literal[
+    "detect",
+    "classify",
+    "segment",
+    "keypoints",
+    "embed",
+    "regress",
+    "track",
+    "zone",
+    "line",
+    "alert",
+    "blur",
+    "camera",
+    "motion_gate",
+]
 Policy = Literal["auto", "all", "latest"]
 
 
@@ -41,15 +56,22 @@ class SourceConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageConfig:
-    """One model; `kind` may be left out (the artifact knows its task), `model = "slot"` is filled in by the agent.
+    """A model, or a step that works on its results (`track`, `zone`, `line`, `alert`, `blur`), on the frames (`camera`)
+    or before inference (`motion_gate`).
 
-    `params` override the decoder's, such as `score = 0.4`.
+    `kind` of a model may be left out (the artifact knows its task), `model = "slot"` is filled in by the agent. A
+    model's `params` override the decoder's, such as `score = 0.4`; those of a step are in `edge_sdk.stage_params`.
     """
 
     name: str | None = None
     kind: Kind | None = None
     model: str = SLOT
     params: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_step(self) -> bool:
+        """Whether it is a stage without a model."""
+        return self.kind in STEP_PARAMS
 
     @property
     def label(self) -> str:
@@ -101,11 +123,15 @@ class PipelineConfig:
 
     def problems(self) -> list[str]:
         """Return one line for each value that cannot work, without opening anything."""
-        found = []
-        if not self.stages:
-            found.append("stage: missing, a pipeline has one `[[stage]]`")
-        elif len(self.stages) > 1:
-            found.append(f"stage: expected one `[[stage]]`, found {len(self.stages)}")
+        found: list[str] = []
+        models = sum(not s.is_step for s in self.stages)
+        if not models:
+            found.append("stage: missing, a pipeline has one `[[stage]]` with a model")
+        elif models > 1:
+            found.append(f"stage: expected one `[[stage]]` with a model, found {models}")
+        for i, stage in enumerate(self.stages):
+            if stage.is_step:
+                found += _step_problems(stage, f"stage[{i}]")
         found += _try("source.uri", lambda: sources().plugin(kind_of(self.source.uri)))
         for i, sink in enumerate(self.sinks):
             found += _try(f"sink[{i}].uri", lambda uri=sink.uri: sinks().plugin(sink_name(uri)))
@@ -118,19 +144,39 @@ class PipelineConfig:
         source = self.source
         if kind_of(source.uri) in ("video", "images"):
             source = replace(source, uri=str(folder / file_path(source.uri)))
-        stages = tuple(s if s.model == SLOT else replace(s, model=str(folder / s.model)) for s in self.stages)
+        stages = tuple(
+            s if s.is_step or s.model == SLOT else replace(s, model=str(folder / s.model)) for s in self.stages
+        )
         sinks_ = tuple(replace(s, uri=_sink_from(folder, s.uri)) for s in self.sinks)
         return replace(self, source=source, stages=stages, sinks=sinks_)
 
     def with_model(self, artifact: str | Path) -> PipelineConfig:
         """Return it with `model = "slot"` stages running `artifact`."""
-        stages = tuple(replace(s, model=str(artifact)) if s.model == SLOT else s for s in self.stages)
+        stages = tuple(replace(s, model=str(artifact)) if not s.is_step and s.model == SLOT else s for s in self.stages)
         return replace(self, stages=stages)
+
+    @property
+    def model_stage(self) -> StageConfig:
+        """The stage with the model."""
+        return next(s for s in self.stages if not s.is_step)
+
+    @property
+    def steps(self) -> tuple[StageConfig, ...]:
+        """The stages without one, in order."""
+        return tuple(s for s in self.stages if s.is_step)
 
 
 def _sink_from(folder: Path, uri: str) -> str:
     name, rest = sink_name(uri), place(uri)
     return f"{name}:{folder / rest}" if sinks().plugin(name).capabilities.get("file") else uri
+
+
+def _step_problems(stage: StageConfig, path: str) -> list[str]:
+    _, wrong = read_dataclass(stage.params, STEP_PARAMS[str(stage.kind)])
+    found = [f"{path}.params.{line}" for line in wrong]
+    if stage.model != SLOT:
+        found.append(f"{path}.model: a `{stage.kind}` stage has no model")
+    return found
 
 
 def _try(path: str, check: Any) -> list[str]:

@@ -54,7 +54,7 @@ class Runner:
 
     @property
     def stage(self) -> str:
-        return self._pipeline.stages[0].label
+        return self._pipeline.model_stage.label
 
     @property
     def state(self) -> str:

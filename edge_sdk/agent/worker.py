@@ -78,7 +78,7 @@ class Job:
             from edge_sdk.artifact import Artifact
             from edge_sdk.telemetry.observer import open_observer
 
-            digest = Artifact.open(config.stages[0].model).sha256
+            digest = Artifact.open(config.model_stage.model).sha256
             self.pipeline.observe(open_observer(spec["telemetry"], model=digest))
         self._commands: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
             "stats": self._stats,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import cv2
+import numpy as np
 
 from edge_sdk import sinks as sink_table
 from edge_sdk import sources as source_table
@@ -18,7 +19,9 @@ from edge_sdk.pipeline.models import ModelSet, ModelSlot, StageModel, check_kind
 from edge_sdk.pipeline.observe import Observer
 from edge_sdk.pipeline.report import Report
 from edge_sdk.pipeline.run import Run
+from edge_sdk.pipeline.steps import build
 from edge_sdk.pipeline_config import KIND_OF_TASK, SLOT, PipelineConfig, StageConfig
+from edge_sdk.rules import Decision
 from edge_sdk.sinks.base import FrameResult, Sink
 from edge_sdk.sources.base import Source
 from edge_sdk.sources.paced import Paced
@@ -63,6 +66,7 @@ class Pipeline:
         self._stall_s = stall_s
         self._stage: StageConfig | None = None
         self._artifact: ArtifactLike | None = None
+        self._steps: list[StageConfig] = []
         self._sinks: list[tuple[str, Sink | None, dict[str, Any]]] = []
         self._observers: list[Observer] = []
         self._run: Run | None = None
@@ -84,13 +88,14 @@ class Pipeline:
             retry_source=retry_source,
             resume=resume,
         )
-        stage = config.stages[0]
+        stage = config.model_stage
         if stage.model == SLOT:
             raise UsageError(
                 f"stage `{stage.label}` takes its model from a slot",
                 hint="run it with `edge agent`, or name an artifact in `model`",
             )
         pipe._set_stage(stage.kind, stage.model, stage.name, stage.params)
+        pipe.steps(config.steps)
         for sink in config.sinks:
             pipe._sinks.append((sink.uri, None, sink.params))
         return pipe
@@ -108,6 +113,40 @@ class Pipeline:
     def stage(self, artifact: ArtifactLike, *, name: str | None = None, **params: Any) -> Pipeline:
         """Run `artifact`, whatever its task."""
         return self._set_stage(None, artifact, name, params)
+
+    def steps(self, configs: Sequence[StageConfig]) -> Pipeline:
+        """Add stages without a model, as they stand in a pipeline file."""
+        self._not_running("add a stage")
+        self._steps += configs
+        return self
+
+    def track(self, name: str = "track", **params: Any) -> Pipeline:
+        """Number objects through time (ByteTrack); params as in `edge_sdk.stage_params.TrackParams`."""
+        return self._add_step("track", name, params)
+
+    def zone(self, name: str, polygon: Sequence[Sequence[float]], **params: Any) -> Pipeline:
+        """Watch who is in, enters, leaves or stays in a polygon in pixels; params as in `ZoneParams`."""
+        return self._add_step("zone", name, {"polygon": _plain(polygon)} | params)
+
+    def line(self, name: str, start: Sequence[float], end: Sequence[float], **params: Any) -> Pipeline:
+        """Count tracks that cross from one side of a line to the other; params as in `LineParams`."""
+        return self._add_step("line", name, {"start": _plain(start), "end": _plain(end)} | params)
+
+    def alert(self, name: str, **params: Any) -> Pipeline:
+        """Send an event when something is there for some frames, and not again too soon; params as in `AlertParams`."""
+        return self._add_step("alert", name, params)
+
+    def blur(self, classes: Sequence[str] = (), *, name: str = "blur", **params: Any) -> Pipeline:
+        """Hide what was found, in the frame itself, before anything gets the frame; params as in `BlurParams`."""
+        return self._add_step("blur", name, {"classes": list(classes)} | params)
+
+    def camera_health(self, name: str = "camera", **params: Any) -> Pipeline:
+        """Notice a black, frozen, covered, defocused, moved or resized picture; params as in `CameraParams`."""
+        return self._add_step("camera", name, params)
+
+    def motion_gate(self, name: str = "motion_gate", **params: Any) -> Pipeline:
+        """Infer only when something moves, else let the last answer stand; params as in `MotionParams`."""
+        return self._add_step("motion_gate", name, params)
 
     def sink(self, sink: str | Sink, **options: Any) -> Pipeline:
         """Send results to a sink, such as `jsonl:out.jsonl`, `video:out.mp4` or `mqtt://host/topic`."""
@@ -157,9 +196,15 @@ class Pipeline:
             )
 
         stage, task = self._stage, models.models[0].manifest.task
+        try:
+            steps = build(self._steps, task=task, labels=models.models[0].labels, fps=source.fps)
+        except BaseException:
+            models.close()
+            raise
         run = Run(
             feed,
             ModelSlot(models),
+            steps=steps,
             stage=stage.name or KIND_OF_TASK.get(task, task),
             kind=stage.kind or KIND_OF_TASK.get(task, task),
             workers=workers,
@@ -256,6 +301,11 @@ class Pipeline:
             models = _single(artifact, run.kind)
             if count != 1:
                 raise UsageError(f"{count} frame threads need {count} models", hint="swap to a path or an Artifact")
+        try:
+            run.steps.check(models.models[0].labels)
+        except UsageError:
+            models.close()
+            raise
         run.slot.replace(models)
         run.swaps += 1
         self._artifact = artifact
@@ -271,6 +321,10 @@ class Pipeline:
             raise UsageError("a loaded model has no golden inputs", hint="build the pipeline from an artifact")
         artifact = self._artifact if isinstance(self._artifact, Artifact) else Artifact.open(self._artifact)
         return self_test(artifact)
+
+    def explain(self, t_s: float, *, window_s: float = 2.0) -> tuple[Decision, ...]:
+        """Return why there were events, or none, around media time `t_s`: the latest decisions of all stages."""
+        return self._running().steps.trace.around(t_s, window_s=window_s)
 
     @property
     def running(self) -> bool:
@@ -307,6 +361,11 @@ class Pipeline:
             raise UsageError("the pipeline has a stage already", hint="one pipeline runs one model")
         self._stage = StageConfig(name=name, kind=kind, params=dict(params))
         self._artifact = artifact
+        return self
+
+    def _add_step(self, kind: Any, name: str, params: dict[str, Any]) -> Pipeline:
+        self._not_running("add a stage")
+        self._steps.append(StageConfig(name=name, kind=kind, params=params))
         return self
 
     def _load(self, *, live: bool) -> tuple[int, ModelSet]:
@@ -355,6 +414,14 @@ def _source_maker(source: str | int | Source, params: dict[str, Any]) -> Callabl
     if params:
         raise UsageError("params belong to a source given by its address")
     return lambda: source
+
+
+def _plain(points: Any) -> Any:
+    """Return points, a list or an array, as lists of floats; what is none is left for the check of the params."""
+    try:
+        return np.asarray(points, float).tolist()
+    except (TypeError, ValueError):
+        return points
 
 
 def _single(model: Any, kind: str | None) -> ModelSet:

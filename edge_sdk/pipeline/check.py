@@ -8,7 +8,8 @@ from typing import Any
 from edge_sdk import sinks as sink_table
 from edge_sdk import sources as source_table
 from edge_sdk.artifact import Artifact
-from edge_sdk.pipeline.models import check_kind, self_test
+from edge_sdk.pipeline.models import load_models, self_test
+from edge_sdk.pipeline.steps import build
 from edge_sdk.pipeline_config import SLOT, PipelineConfig
 from edge_sdk.sources.base import read
 from edge_sdk.sources.uri import redact
@@ -26,15 +27,20 @@ def check(pipeline: Mapping[str, Any]) -> dict[str, Any]:
         sink_table.create(sink.uri, sink.params)
     stages = []
     for stage in config.stages:
+        if stage.is_step:
+            continue
         if stage.model == SLOT:
             stages.append({"name": stage.label, "model": SLOT, "selftests": 0})
             continue
         artifact = Artifact.open(stage.model)
-        check_kind(artifact.manifest, stage.kind)
-        with artifact.load(decoder_params=stage.params or None) as model:
-            model.warm()
+        models = load_models(artifact, count=1, kind=stage.kind, params=stage.params, test=False)
+        try:
+            steps = build(config.steps, task=artifact.manifest.task, labels=models.models[0].labels, fps=source.fps)
+        finally:
+            models.close()
         tests = self_test(artifact)
         stages.append({"name": stage.label, "model": artifact.sha256, "selftests": len(tests)})
+        stages += [{"name": s["name"], "kind": s["kind"]} for s in steps.describe()]
     source.open()
     try:
         frame = read(source)

@@ -31,7 +31,7 @@ def measure(spec: Mapping[str, Any], progress: Callable[[str], None]) -> dict[st
         UsageError: the source never ends, or the stage has no model.
     """
     config = PipelineConfig.from_mapping(spec["pipeline"])
-    stage = config.stages[0]
+    stage = config.model_stage
     if stage.model == SLOT:
         raise UsageError("the stage has no model to measure", hint="name an artifact in `model`")
     frames, rounds = int(spec["frames"]), int(spec["rounds"])
@@ -131,4 +131,4 @@ def _engine(artifact: Artifact, image: Image, runs: int, workers: int) -> float:
 
 def _pipeline(config: PipelineConfig, stage: StageConfig, artifact: Artifact, frames: int, workers: int) -> Any:
     pipe = Pipeline(config.source.uri, policy="all", workers=workers, params=config.source.params)
-    return pipe.stage(artifact, name=stage.label, **stage.params).run(frames=frames)
+    return pipe.stage(artifact, name=stage.label, **stage.params).steps(config.steps).run(frames=frames)

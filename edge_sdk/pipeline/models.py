@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edge_sdk.artifact import Artifact, check_golden
+from edge_sdk.config import parse
 from edge_sdk.errors import ArtifactError, ConfigError, UsageError
 from edge_sdk.pipeline_config import TASK_OF_KIND
 from edge_sdk.sources.base import Image
+from edge_sdk.stage_params import TilesParams
+from edge_sdk.tiling import TiledModel
 
 
 class StageModel(Protocol):
@@ -113,7 +116,7 @@ def load_models(artifact: Any, *, count: int, kind: str | None, params: Mapping[
     models: list[StageModel] = []
     try:
         for i in range(count):
-            model: StageModel = opened.load(decoder_params=dict(params) or None)
+            model = _open(opened, params)
             models.append(model)
             if i == 0 and test:
                 self_test(opened, model if not params else None)
@@ -123,6 +126,20 @@ def load_models(artifact: Any, *, count: int, kind: str | None, params: Mapping[
             model.close()
         raise
     return ModelSet(tuple(models))
+
+
+def _open(artifact: Artifact, params: Mapping[str, Any]) -> StageModel:
+    """Open one model with a stage's params: those of its decoder, and `tiles`."""
+    own = dict(params)
+    tiles = own.pop("tiles", None)
+    model: StageModel = artifact.load(decoder_params=own or None)
+    if tiles is None:
+        return model
+    try:
+        return TiledModel(model, parse(tiles, TilesParams, where="params.tiles"))
+    except BaseException:
+        model.close()
+        raise
 
 
 def check_kind(manifest: Any, kind: str | None) -> None:

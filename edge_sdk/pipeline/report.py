@@ -103,6 +103,7 @@ class Report:
     frame_age_ms: Mapping[str, float | None]
     stage_ms: Mapping[str, float]
     stage: Mapping[str, Any]
+    steps: tuple[Mapping[str, Any], ...]
     model: str
     rss_mb: float | None
     workers: int
@@ -127,7 +128,10 @@ class Report:
             "latency_ms": dict(self.latency_ms),
             "frame_age_ms": dict(self.frame_age_ms),
             "rss_mb": self.rss_mb,
-            "stages": [dict(self.stage) | {"ms": {k: round(v, 3) for k, v in self.stage_ms.items()}}],
+            "stages": [
+                dict(self.stage) | {"ms": {k: round(v, 3) for k, v in self.stage_ms.items()}},
+                *(dict(step) for step in self.steps),
+            ],
             "model": self.model,
             "errors": dict(self.errors),
             "results": dict(self.results),

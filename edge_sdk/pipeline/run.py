@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from edge_sdk.errors import BackendError, EdgeError, NonFiniteError, SinkError, SourceError
@@ -15,6 +16,7 @@ from edge_sdk.pipeline.models import ModelSet, ModelSlot
 from edge_sdk.pipeline.observe import Observer, Observers
 from edge_sdk.pipeline.outlet import Mailbag, Outlet
 from edge_sdk.pipeline.report import Findings, Report, Tally, memory_mb
+from edge_sdk.pipeline.steps import Steps
 from edge_sdk.sinks.base import FrameResult, Sink
 from edge_sdk.sources.base import BrokenFrame, Frame
 
@@ -39,6 +41,7 @@ class Run:
         make_feed: Callable[[Run], Feed],
         slot: ModelSlot,
         *,
+        steps: Steps,
         stage: str,
         kind: str,
         workers: int,
@@ -51,6 +54,8 @@ class Run:
         warnings: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         self.slot = slot
+        self.steps = steps
+        self._last: FrameResult | None = None
         self.stage, self.kind, self.policy = stage, kind, policy
         self.finished = threading.Event()
         self.swaps = 0
@@ -149,13 +154,17 @@ class Run:
     def _work(self, i: int) -> None:
         try:
             while (pulled := self._pull(i)) is not None:
-                seq, frame, models, decode_s = pulled
+                seq, frame, models, decode_s, moved = pulled
                 item: FrameResult | None = None
                 failure: tuple[str, Exception] | None = None
                 times: dict[str, float] = {}
                 try:
-                    item, times = self._answer(i, frame, models)
-                    times["decode"] = decode_s
+                    if moved:
+                        item, times = self._answer(i, frame, models)
+                        times["decode"] = decode_s
+                    else:
+                        age_ms = (time.monotonic() - frame.captured_s) * 1000.0
+                        item = FrameResult(frame, None, models.digest, age_ms, 0.0, gated=True)  # type: ignore[arg-type]
                 except NonFiniteError as error:
                     failure = ("nonfinite", error)
                 except Exception as error:
@@ -169,7 +178,7 @@ class Run:
         except Exception as error:
             self._fail(error)
 
-    def _pull(self, i: int) -> tuple[int, Frame, ModelSet, float] | None:
+    def _pull(self, i: int) -> tuple[int, Frame, ModelSet, float, bool] | None:
         with self._pull_lock:
             with self._lock:
                 window = 2 * len(self._threads) + 2
@@ -186,7 +195,9 @@ class Run:
             if frame is None:
                 return None
             seq, self._pulled = self._pulled, self._pulled + 1
-            return seq, frame, self.slot.acquire(), time.perf_counter() - start
+            decode_s = time.perf_counter() - start
+            moved = self.steps.gate is None or self.steps.gate.open_for(frame)
+            return seq, frame, self.slot.acquire(), decode_s, moved
 
     def _answer(self, i: int, frame: Frame, models: ModelSet) -> tuple[FrameResult, dict[str, float]]:
         self._activity[i] = ("infer", time.monotonic())
@@ -208,7 +219,8 @@ class Run:
             self._waiting[seq] = item
             if item is not None:
                 self._tally.processed += 1
-                self._tally.add_latency(item.model, item.latency_ms)
+                if not item.gated:
+                    self._tally.add_latency(item.model, item.latency_ms)
                 self._tally.age.add(item.age_ms)
                 for name, seconds in times.items():
                     self._tally.stage_s[name] += seconds
@@ -220,8 +232,25 @@ class Run:
                     ready = self._waiting.pop(self._delivered)
                     self._delivered += 1
                     self._ordered.notify_all()
-                if ready is not None:
+                if ready is not None and self._finished(ready):
                     self._emit(ready)
+
+    def _finished(self, item: FrameResult) -> bool:
+        """Let the steps see the result, in frame order; a result that a step fails on goes no further."""
+        try:
+            if item.gated:
+                if self._last is None:
+                    raise BackendError("nothing moved, and no frame has been answered yet")
+                item.result, item.model = self._last.result, self._last.model
+            elif self.steps.gate is not None:
+                self._last = replace(item, events=[], counts={})
+            self.steps.apply(item)
+        except Exception as error:
+            with self._lock:
+                self._tally.processed -= 1
+            self._frame_failed(item.frame, "step", error)
+            return False
+        return True
 
     def _emit(self, item: FrameResult) -> None:
         self._watch.put(("result", item))
@@ -402,6 +431,7 @@ class Run:
                 frame_age_ms=self._tally.age.to_json(),
                 stage_ms={k: s * 1000 / n for k, s in self._tally.stage_s.items()} if n else {},
                 stage={"name": self.stage, "kind": self.kind} | self.slot.current.describe(),
+                steps=tuple(self.steps.describe()),
                 model=self.slot.current.digest,
                 rss_mb=memory_mb()[1],
                 workers=len(self._threads),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from edge_sdk.rules.alerts import Alert, AlertParams
+from edge_sdk.rules.alerts import Alert
 from edge_sdk.rules.base import Decision, Outcome, Trace
-from edge_sdk.rules.lines import Line, LineParams
-from edge_sdk.rules.zones import Zone, ZoneParams
+from edge_sdk.rules.lines import Line
+from edge_sdk.rules.zones import Zone
 
-__all__ = ["Alert", "AlertParams", "Decision", "Line", "LineParams", "Outcome", "Trace", "Zone", "ZoneParams"]
+__all__ = ["Alert", "Decision", "Line", "Outcome", "Trace", "Zone"]

@@ -3,43 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.rules.base import Anchor, Decision, Event, Filter, Outcome, Trace, anchors, track_ids
+from edge_sdk.rules.base import Decision, Event, Filter, Outcome, Trace, anchors, track_ids
 from edge_sdk.rules.geometry import inside, polygon
+from edge_sdk.stage_params import AlertParams
 from edge_sdk.tasks.base import Detections
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AlertParams:
-    """What a debounced rule is told.
-
-    Args:
-        classes: labels that count; none means all.
-        min_score: score from which a detection counts.
-        min_count: how many must be there at once.
-        min_frames: in how many of the last `window_frames` frames.
-        window_frames: 0 means `min_frames`: all of them in a row.
-        cooldown_s: seconds after an event in which there is no second one.
-        polygon: only detections with their anchor inside count; none means the whole frame.
-        anchor: the point of the box that must be inside the polygon.
-    """
-
-    classes: tuple[str, ...] = ()
-    min_score: float = field(default=0.5, metadata={"min": 0, "max": 1})
-    min_count: int = field(default=1, metadata={"min": 1, "max": 100000})
-    min_frames: int = field(default=3, metadata={"min": 1, "max": 10000})
-    window_frames: int = field(default=0, metadata={"min": 0, "max": 10000})
-    cooldown_s: float = field(default=10.0, metadata={"min": 0, "max": 86400})
-    polygon: tuple[tuple[float, ...], ...] = ()
-    anchor: Anchor = Anchor.BOTTOM
-
-    def __post_init__(self) -> None:
-        if 0 < self.window_frames < self.min_frames:
-            raise ValueError(f"window_frames ({self.window_frames}) must be 0 or at least {self.min_frames}")
 
 
 class Alert:
@@ -56,7 +27,7 @@ class Alert:
         self.params = params
         self.corners = polygon(params.polygon, what=f"alert `{name}`: polygon") if params.polygon else None
         self.trace = Trace() if trace is None else trace
-        self._filter = Filter(classes=params.classes, min_score=params.min_score)
+        self.filter = Filter(classes=params.classes, min_score=params.min_score)
         self._recent: deque[bool] = deque(maxlen=params.window_frames or params.min_frames)
         self._fired_s: float | None = None
         self.fired = 0
@@ -64,8 +35,8 @@ class Alert:
     def update(self, detections: Detections, t_s: float) -> Outcome:
         """Return at most one `alert` event, and the counts `matching` and `fired`."""
         p = self.params
-        keep = self._filter.mask(detections)
-        self._filter.trace(detections, keep, t_s, self.name, self.trace)
+        keep = self.filter.mask(detections)
+        self.filter.trace(detections, keep, t_s, self.name, self.trace)
         rows = np.flatnonzero(keep)
         if self.corners is not None:
             rows = rows[inside(anchors(detections.xyxy[rows], p.anchor), self.corners)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -13,18 +12,11 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import UsageError
 from edge_sdk.registry import near_miss
+from edge_sdk.stage_params import Anchor
 from edge_sdk.tasks.base import Detections
 
 Event = dict[str, Any]
 TRACE_ROWS = 2048
-
-
-class Anchor(Enum):
-    """The point of a box that stands for the object; `bottom` is where it touches the ground."""
-
-    BOTTOM = "bottom"
-    CENTER = "center"
-    TOP = "top"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +86,29 @@ class Outcome:
     counts: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
     """Which detections take part."""
 
-    classes: tuple[str, ...] = ()
-    min_score: float = 0.0
+    def __init__(self, *, classes: tuple[str, ...] = (), min_score: float = 0.0) -> None:
+        self.classes = classes
+        self.min_score = min_score
+        self._ids: tuple[Sequence[str] | None, list[int]] = (None, [])
+
+    def ids(self, labels: Sequence[str]) -> list[int]:
+        """Return the class ids of `classes`.
+
+        Raises:
+            UsageError: the model has no such label.
+        """
+        if self._ids[0] is not labels:
+            self._ids = (labels, class_ids(self.classes, labels))
+        return self._ids[1]
 
     def mask(self, detections: Detections) -> NDArray[np.bool_]:
-        keep = np.asarray(detections.score) >= self.min_score
+        """Say which rows take part."""
+        keep: NDArray[np.bool_] = detections.score >= self.min_score
         if self.classes:
-            ids = class_ids(self.classes, detections.labels)
-            keep &= np.isin(detections.class_id, ids)
+            keep = keep & np.isin(detections.class_id, self.ids(detections.labels))
         return keep
 
     def trace(self, detections: Detections, keep: NDArray[np.bool_], t_s: float, stage: str, trace: Trace) -> None:

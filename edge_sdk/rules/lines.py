@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from edge_sdk.rules.base import Anchor, Decision, Event, Filter, Outcome, Trace, anchors, object_event, track_ids
+from edge_sdk.rules.base import Decision, Event, Filter, Outcome, Trace, anchors, object_event, track_ids
 from edge_sdk.rules.geometry import segment, sides
+from edge_sdk.stage_params import LineParams
 from edge_sdk.tasks.base import Detections
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LineParams:
-    """What a line is told.
-
-    Args:
-        start: one end, pixels of the upright frame.
-        end: the other end; `in` is towards the right of someone who walks from start to end on the picture (downwards
-            for a line drawn from left to right).
-        classes: labels that count; none means all.
-        min_score: score from which a detection counts.
-        anchor: the point of the box that must cross.
-        margin: pixels beyond the line that an object must reach before it counts, so that one that stands on the line
-            is not counted again and again.
-        lost_s: seconds unseen after which an object is forgotten.
-    """
-
-    start: tuple[float, ...]
-    end: tuple[float, ...]
-    classes: tuple[str, ...] = ()
-    min_score: float = field(default=0.0, metadata={"min": 0, "max": 1})
-    anchor: Anchor = Anchor.CENTER
-    margin: float = field(default=4.0, metadata={"min": 0, "max": 10000})
-    lost_s: float = field(default=2.0, metadata={"min": 0, "max": 3600})
 
 
 @dataclass(slots=True)
@@ -62,7 +38,7 @@ class Line:
         self.params = params
         self.start, self.end = segment(params.start, params.end, what=f"line `{name}`")
         self.trace = Trace() if trace is None else trace
-        self._filter = Filter(classes=params.classes, min_score=params.min_score)
+        self.filter = Filter(classes=params.classes, min_score=params.min_score)
         self._paths: dict[int, _Path] = {}
         self.count_in = 0
         self.count_out = 0
@@ -70,8 +46,8 @@ class Line:
 
     def update(self, detections: Detections, t_s: float) -> Outcome:
         """Return `line_in` and `line_out` events, and `in`, `out` and `labels` since the start."""
-        keep = self._filter.mask(detections)
-        self._filter.trace(detections, keep, t_s, self.name, self.trace)
+        keep = self.filter.mask(detections)
+        self.filter.trace(detections, keep, t_s, self.name, self.trace)
         tracks = track_ids(detections)
         rows = np.flatnonzero(keep & (tracks >= 0))
         distance, along = sides(anchors(detections.xyxy[rows], self.params.anchor), self.start, self.end)

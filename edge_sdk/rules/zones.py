@@ -3,41 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from edge_sdk.rules.base import Anchor, Decision, Event, Filter, Outcome, Trace, anchors, object_event, track_ids
+from edge_sdk.rules.base import Decision, Event, Filter, Outcome, Trace, anchors, object_event, track_ids
 from edge_sdk.rules.geometry import inside, polygon
+from edge_sdk.stage_params import ZoneParams
 from edge_sdk.tasks.base import Detections
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ZoneParams:
-    """What a zone is told.
-
-    Args:
-        polygon: corners in pixels of the upright frame, at least three; the border belongs to the zone.
-        classes: labels that count; none means all.
-        min_score: score from which a detection counts.
-        anchor: the point of the box that must be inside.
-        min_frames: frames in a row inside before `zone_enter`, and outside before `zone_leave`.
-        dwell_s: seconds inside at which a `zone_dwell` event is sent, each once a visit.
-        lost_s: seconds unseen after which an object has left.
-    """
-
-    polygon: tuple[tuple[float, ...], ...]
-    classes: tuple[str, ...] = ()
-    min_score: float = field(default=0.0, metadata={"min": 0, "max": 1})
-    anchor: Anchor = Anchor.BOTTOM
-    min_frames: int = field(default=2, metadata={"min": 1, "max": 1000})
-    dwell_s: tuple[float, ...] = ()
-    lost_s: float = field(default=2.0, metadata={"min": 0, "max": 3600})
-
-    def __post_init__(self) -> None:
-        if any(s <= 0 for s in self.dwell_s):
-            raise ValueError(f"dwell_s: expected seconds above 0, found {list(self.dwell_s)}")
 
 
 @dataclass(slots=True)
@@ -68,7 +42,7 @@ class Zone:
         self.params = params
         self.corners = polygon(params.polygon, what=f"zone `{name}`: polygon")
         self.trace = Trace() if trace is None else trace
-        self._filter = Filter(classes=params.classes, min_score=params.min_score)
+        self.filter = Filter(classes=params.classes, min_score=params.min_score)
         self._dwell = tuple(sorted(set(params.dwell_s)))
         self._visits: dict[int, _Visit] = {}
         self.entered = 0
@@ -80,8 +54,8 @@ class Zone:
         Counts: `inside` and `labels` of this frame's boxes with their anchor in the zone, tracked or not; `entered` and
         `left` since the start, of tracked objects.
         """
-        keep = self._filter.mask(detections)
-        self._filter.trace(detections, keep, t_s, self.name, self.trace)
+        keep = self.filter.mask(detections)
+        self.filter.trace(detections, keep, t_s, self.name, self.trace)
         rows = np.flatnonzero(keep)
         within = inside(anchors(detections.xyxy[rows], self.params.anchor), self.corners)
         events: list[Event] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from edge_sdk.sources.base import Frame
@@ -12,13 +12,20 @@ from edge_sdk.tasks.base import Result
 
 @dataclass(slots=True)
 class FrameResult:
-    """What a pipeline yields for one frame: the answer, the model's digest, the frame's age and its latency."""
+    """What a pipeline yields for one frame: the answer, the model's digest, the frame's age and its latency.
+
+    `events` are what zones, lines, alerts and camera checks noticed in this frame, `counts` what they count, by stage
+    name; `gated` says that nothing moved and the answer is that of the last inferred frame.
+    """
 
     frame: Frame
     result: Result
     model: str
     age_ms: float
     latency_ms: float
+    events: list[dict[str, Any]] = field(default_factory=list)
+    counts: dict[str, Any] = field(default_factory=dict)
+    gated: bool = False
 
     @property
     def detections(self) -> Any:
@@ -34,7 +41,14 @@ class FrameResult:
             "source": self.frame.source,
             "model": self.model,
         }
-        return head | self.result.to_json()
+        line = head | self.result.to_json()
+        if self.events:
+            line["events"] = self.events
+        if self.counts:
+            line["counts"] = self.counts
+        if self.gated:
+            line["gated"] = True
+        return line
 
 
 class Sink(Protocol):

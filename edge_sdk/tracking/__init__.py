@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from edge_sdk.tracking.assignment import assign, solve
-from edge_sdk.tracking.bytetrack import Tracker, TrackerParams
+from edge_sdk.tracking.bytetrack import Tracker
 
-__all__ = ["Tracker", "TrackerParams", "assign", "solve"]
+__all__ = ["Tracker", "assign", "solve"]

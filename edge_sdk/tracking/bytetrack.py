@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import UsageError
+from edge_sdk.stage_params import TrackParams
 from edge_sdk.tasks.base import Detections
 from edge_sdk.tracking.assignment import Index, assign
 from edge_sdk.tracking.boxes import iou
@@ -20,38 +21,6 @@ TENTATIVE, TRACKED, LOST = 0, 1, 2
 _SAME_TRACK_IOU = 0.85
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrackerParams:
-    """What a tracker is told.
-
-    Args:
-        high: score from which a detection takes part in the first association.
-        low: score from which a detection may continue a known track.
-        new: score from which an unmatched detection starts a track.
-        match: largest cost, 1 - IoU * score, of the first association.
-        match_low: largest 1 - IoU of the second association (weak detections).
-        match_tentative: largest cost for a track that has no number yet; the paper has 0.7, 0.9 keeps fast objects
-            at low frame rates.
-        lost_s: seconds that an unseen track is kept.
-        confirm: sightings before a track gets its number.
-        class_aware: True keeps a track within one class.
-    """
-
-    high: float = field(default=0.5, metadata={"min": 0, "max": 1})
-    low: float = field(default=0.1, metadata={"min": 0, "max": 1})
-    new: float = field(default=0.6, metadata={"min": 0, "max": 1})
-    match: float = field(default=0.8, metadata={"min": 0, "max": 1})
-    match_low: float = field(default=0.5, metadata={"min": 0, "max": 1})
-    match_tentative: float = field(default=0.9, metadata={"min": 0, "max": 1})
-    lost_s: float = field(default=1.0, metadata={"min": 0, "max": 3600})
-    confirm: int = field(default=2, metadata={"min": 1, "max": 100})
-    class_aware: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.low <= self.high:
-            raise ValueError(f"low ({self.low}) must not be above high ({self.high})")
-
-
 class Tracker:
     """Numbers objects through time; feed it every result of one camera, in order.
 
@@ -60,10 +29,10 @@ class Tracker:
         fps: nominal rate, used for the step when a time stamp does not advance.
     """
 
-    def __init__(self, params: TrackerParams | None = None, *, fps: float = 30.0) -> None:
+    def __init__(self, params: TrackParams | None = None, *, fps: float = 30.0) -> None:
         if not (math.isfinite(fps) and fps > 0):
             raise UsageError(f"tracker: expected a frame rate above 0, found {fps}")
-        self.params = params or TrackerParams()
+        self.params = params or TrackParams()
         self.fps = fps
         self.reset()
 
@@ -84,6 +53,11 @@ class Tracker:
     def __len__(self) -> int:
         """Return how many tracks are alive, the unseen ones included."""
         return len(self._id)
+
+    @property
+    def total(self) -> int:
+        """How many objects got a number so far."""
+        return self._next_id - 1
 
     def update(self, detections: Detections, t_s: float) -> Detections:
         """Return the same detections with `track_id`; -1 where a box belongs to no confirmed track.

@@ -82,7 +82,8 @@ def pipeline_of(args: argparse.Namespace) -> PipelineConfig:
             params=source.params if args.source is None else {},
         ),
         stages=tuple(
-            StageConfig(name=s.name, kind=s.kind, model=s.model, params={**s.params, **params}) for s in stages
+            s if s.is_step else StageConfig(name=s.name, kind=s.kind, model=s.model, params={**s.params, **params})
+            for s in stages
         ),
         sinks=tuple(sinks + _sinks_of(args)),
         workers=getattr(args, "workers", None) or workers,
@@ -234,6 +235,8 @@ def _check_text(report: dict[str, Any]) -> str:
     source = report["source"]
     size = "x".join(str(v) for v in source["size"]) if source["size"] else "no frame"
     lines = [f"source  {source['uri']}: {size}{', live' if source['live'] else ''}"]
-    lines += [f"stage   {s['name']}: {s['model'][:12]}, {s['selftests']} self-tests passed" for s in report["stages"]]
+    for s in report["stages"]:
+        what = f"{s['model'][:12]}, {s['selftests']} self-tests passed" if "model" in s else s["kind"]
+        lines.append(f"stage   {s['name']}: {what}")
     lines += [f"sink    {uri}" for uri in report["sinks"]]
     return "\n".join([*lines, "ok"])
