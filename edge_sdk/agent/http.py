@@ -74,6 +74,7 @@ def stream(
     sent = {"User-Agent": f"edge-sdk/{__version__}", "Accept-Encoding": "identity", **(headers or {})}
     for _ in range(MAX_REDIRECTS + 1):
         connection = _connection(url, limits)
+        response: http.client.HTTPResponse | None = None
         try:
             with _errors(url):
                 connection.connect()
@@ -93,6 +94,8 @@ def stream(
                 yield Reply(response.status, heads, _chunks(url, response, limits, should_stop))
             return
         finally:
+            if response is not None:
+                response.close()
             connection.close()
     raise SyncError(f"{url} redirects more than {MAX_REDIRECTS} times")
 
@@ -108,6 +111,7 @@ def post_json(
     """
     limits = limits or Limits(total_s=60.0)
     connection = _connection(url, limits)
+    response: http.client.HTTPResponse | None = None
     head = {"Content-Type": "application/json", "User-Agent": f"edge-sdk/{__version__}"}
     try:
         with _errors(url):
@@ -122,6 +126,8 @@ def post_json(
                     raise SyncError(f"{url} answered more than {max_bytes} bytes")
             return response.status, data
     finally:
+        if response is not None:
+            response.close()
         connection.close()
 
 
@@ -151,6 +157,8 @@ def _chunks(
     start = time.monotonic()
     window, received = start, 0
     while True:
+        if should_stop():
+            raise SyncError(f"the transfer of {url} was interrupted")
         with _errors(url):
             chunk = response.read1(CHUNK)
         if not chunk:
@@ -163,8 +171,6 @@ def _chunks(
             if received < limits.min_rate * (now - window):
                 raise SyncError(f"{url} sends fewer than {limits.min_rate:g} bytes/s", hint="the line is too slow")
             window, received = now, 0
-        if should_stop():
-            raise SyncError(f"the transfer of {url} was interrupted")
         yield chunk
 
 

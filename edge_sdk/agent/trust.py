@@ -96,7 +96,7 @@ class Trust:
             raise SyncError(f"cannot keep TUF metadata in {self._folder}: {error}", hint="check the disk") from None
         new = self._raise_floor(floor, now_s)
         self._sync()
-        if info is None or path not in self._role(self._profile).targets:
+        if info is None or not self._names(path):
             raise TrustError(
                 f"{path} is not signed for profile `{self._profile}`", hint="publish it for this device's profile"
             )
@@ -115,6 +115,13 @@ class Trust:
         )
         updater.refresh()
         return updater.get_targetinfo(path)
+
+    def _names(self, path: str) -> bool:
+        """Say whether it is the profile's own role that names the target."""
+        try:
+            return path in self._role(self._profile).targets
+        except FileNotFoundError:
+            return False
 
     def _role(self, name: str) -> Any:
         return Metadata.from_bytes((self._folder / f"{name}.json").read_bytes()).signed
