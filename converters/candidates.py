@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from converters import backends
 from converters.frontends.base import Source
@@ -23,7 +24,8 @@ class Candidate:
     runtime: str
     precision: str
     scheme: Int8Scheme = field(default_factory=Int8Scheme)
-    keep_float: int = 0
+    float_first: int = 0
+    float_last: int = 0
 
     @property
     def key(self) -> str:
@@ -31,12 +33,14 @@ class Candidate:
             return f"{self.runtime}-{self.precision}"
         s = self.scheme
         bits = f"{s.activation[0]}8{s.weight[0]}8{'c' if s.per_channel else 't'}{'r' if s.reduce_range else ''}"
-        return f"{self.runtime}-int8-{bits}-{self.keep_float}"
+        return f"{self.runtime}-int8-{bits}-{self.float_first}-{self.float_last}"
 
     @property
     def variant(self) -> str | None:
         """Return how the build differs from the plain one of its precision."""
-        return f"last {self.keep_float} layer(s) float" if self.keep_float else None
+        ends = (("first", self.float_first), ("last", self.float_last))
+        parts = [f"{end} {count}" for end, count in ends if count]
+        return f"{' and '.join(parts)} layers float" if parts else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,7 @@ def of_profile(
     profile: Profile, recipe: Recipe, source: Source, machine: Machine, *, calibrated: bool
 ) -> tuple[Allowed, ...]:
     """Return every runtime and precision of the profile, fp32 first; the ones that cannot be tried have a reason."""
+    facts: Any = {"recipe": recipe, "source": source, "machine": machine, "calibrated": calibrated}
     rows = [
         Allowed(
             candidate=Candidate(
@@ -60,7 +65,7 @@ def of_profile(
                 scheme=profile.int8_scheme(support.name) if precision == "int8" else Int8Scheme(),
             ),
             support=support,
-            reason=next(_reasons(profile, support, precision, recipe, source, machine, calibrated), None),
+            reason=next(_reasons(profile, support, precision, **facts), None),
         )
         for support in profile.runtimes
         for precision in support.precisions
@@ -76,6 +81,7 @@ def _reasons(
     profile: Profile,
     support: RuntimeSupport,
     precision: str,
+    *,
     recipe: Recipe,
     source: Source,
     machine: Machine,

@@ -7,7 +7,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -96,7 +96,16 @@ def convert(recipe: Recipe, *, say: Say, clock: Callable[[], float]) -> tuple[Co
         for worker in workers.values():
             stack.callback(worker.stop)
         first = workers["onnxruntime"]
-        run = _Run(recipe, wanted, machine, work, workers, say, clock, start)
+        run = _Run(
+            recipe=recipe,
+            profiles=wanted,
+            machine=machine,
+            work=work,
+            workers=workers,
+            say=say,
+            clock=clock,
+            start=start,
+        )
         source = Source.from_json(
             first.call(
                 "inspect",
@@ -111,26 +120,16 @@ def convert(recipe: Recipe, *, say: Say, clock: Callable[[], float]) -> tuple[Co
         return run.all(source, gather(recipe, first, say))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
-    def __init__(
-        self,
-        recipe: Recipe,
-        wanted: Sequence[Profile],
-        machine: Machine,
-        work: Path,
-        workers: Mapping[str, Workshop],
-        say: Say,
-        clock: Callable[[], float],
-        start: float,
-    ) -> None:
-        self.recipe = recipe
-        self.profiles = wanted
-        self.machine = machine
-        self.work = work
-        self.workers = workers
-        self.say = say
-        self.clock = clock
-        self.start = start
+    recipe: Recipe
+    profiles: Sequence[Profile]
+    machine: Machine
+    work: Path
+    workers: Mapping[str, Workshop]
+    say: Say
+    clock: Callable[[], float]
+    start: float
 
     def all(self, source: Source, data: Data) -> tuple[Converted, ...]:
         recipe, golden = self.recipe, data.golden
@@ -184,7 +183,7 @@ class _Run:
         low, high = version_range(support.versions)
         manifest = dict(chosen.manifest)
         manifest["profile"] = profile.name
-        manifest["metric"] = {k: v for k, v in (chosen.metric or {}).items()}
+        manifest["metric"] = dict(chosen.metric or {})
         manifest["licences"] = dict(recipe.licences)
         manifest["runtime"] = {
             "name": support.name,
@@ -241,7 +240,7 @@ class _Run:
             "python": platform.python_version(),
             "threads": 1,
             "seed": 0,
-            "converted_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017
+            "converted_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "seconds": round(self.clock() - self.start, 1),
         }
 
@@ -314,8 +313,3 @@ def _sha256(path: Path) -> str:
     import hashlib
 
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def with_model(recipe: Recipe, model: Path) -> Recipe:
-    """Return the recipe for another model."""
-    return replace(recipe, model=model)

@@ -71,9 +71,8 @@ def gather(recipe: Recipe, worker: Workshop, say: Callable[[str], None]) -> Data
             _check_apart(calibration, golden, rows)
         calibration = _thin(calibration, say)
         if len(calibration) < FEW_CALIBRATION:
-            say(
-                f"  {len(calibration)} calibration images are few: add {FEW_CALIBRATION - len(calibration)} for sure ranges"
-            )
+            missing = FEW_CALIBRATION - len(calibration)
+            say(f"  {len(calibration)} calibration images are few: add {missing} for sure ranges")
     if len(golden) < FEW_GOLDEN:
         say(f"  {len(golden)} golden images are few: one image is {1 / len(golden):.3f} of the metric")
     return Data(

@@ -51,7 +51,7 @@ def predict(manifest: dict[str, Any], model: str, labels: list[str], images: lis
                 raise GuardrailError(f"{error.message}, on {Path(name).name}", hint=error.hint) from None
             channels.add(scores.of(opened.manifest, outputs))
         task = opened.manifest.task
-    np.savez(out, **_arrays(task, rows))
+    np.savez(out, allow_pickle=False, **_arrays(task, rows))
     return {"n": len(rows), "channels": channels.to_json()}
 
 

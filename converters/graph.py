@@ -38,12 +38,12 @@ def constant_of(model: Any, name: str) -> np.ndarray[Any, Any] | None:
     """Return the value of an initializer or Constant node called `name`, or None."""
     for tensor in model.graph.initializer:
         if tensor.name == name:
-            return numpy_helper.to_array(tensor)
+            return np.asarray(numpy_helper.to_array(tensor))
     for node in model.graph.node:
         if node.op_type == "Constant" and node.output[0] == name:
             for attribute in node.attribute:
                 if attribute.name == "value":
-                    return numpy_helper.to_array(attribute.t)
+                    return np.asarray(numpy_helper.to_array(attribute.t))
     return None
 
 
@@ -65,6 +65,42 @@ def tail(model: Any) -> list[Any]:
         stack.extend(i for i in node.input if i)
     order = {id(n): k for k, n in enumerate(model.graph.node)}
     return sorted(found.values(), key=lambda n: order[id(n)])
+
+
+def head(model: Any, layers: int) -> list[Any]:
+    """Return the nodes with at most `layers` weighted operations before them on every path, themselves included."""
+    if layers == 0:
+        return []
+    constants = {t.name for t in model.graph.initializer}
+    depth = dict.fromkeys((i.name for i in image_inputs(model)), 0)
+    found = []
+    for node in model.graph.node:
+        before = [depth[i] for i in node.input if i and i not in constants and i in depth]
+        own = max(before, default=0) + (node.op_type in WEIGHT_OPS)
+        depth.update(dict.fromkeys(node.output, own))
+        if before and own <= layers:
+            found.append(node)
+    return found
+
+
+def last(model: Any, layers: int) -> list[Any]:
+    """Return the nodes between the outputs and the weighted operations before the last `layers` of every path."""
+    maker = producers(model)
+    found: dict[int, Any] = {}
+    frontier = [o.name for o in model.graph.output]
+    for _ in range(layers):
+        weighted: list[Any] = []
+        while frontier:
+            node = maker.get(frontier.pop())
+            if node is None or id(node) in found:
+                continue
+            found[id(node)] = node
+            if node.op_type in WEIGHT_OPS:
+                weighted.append(node)
+            else:
+                frontier.extend(i for i in node.input if i)
+        frontier = [i for n in weighted for i in n.input[:1]]
+    return list(found.values())
 
 
 def tail_ops(model: Any, outputs: Iterable[str]) -> set[str]:
@@ -123,7 +159,7 @@ def fold_preprocessing(
         shaped = full.reshape((1, -1, 1, 1) if layout == "NCHW" else (1, 1, 1, -1))
         tensor = numpy_helper.from_array(shaped.astype(helper.tensor_dtype_to_np_dtype(kind)), f"{PREFIX}{label}")
         graph.initializer.append(tensor)
-        return tensor.name
+        return str(tensor.name)
 
     if layout == "NCHW" and channels > 1:
         add("Transpose", perm=[0, 3, 1, 2])

@@ -29,14 +29,14 @@ def scan(images: Sequence[str]) -> dict[str, Any]:
 
     A row of an image that cannot be decoded has `error` only.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in images:
         path = Path(name)
         image = read(path)
         if image is None:
             rows.append({"image": name, "error": "cannot be decoded as an image"})
             continue
-        gray = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+        gray = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
         rows.append(
             {
                 "image": name,
@@ -51,7 +51,7 @@ def scan(images: Sequence[str]) -> dict[str, Any]:
 
 
 def difference_hash(gray: NDArray[np.uint8]) -> str:
-    """Return the 64-bit dHash (http://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html) in hex."""
+    """Return the 64-bit dHash in hex: is each of 8 x 9 cells brighter than its left neighbour (N. Krawetz, 2013)?"""
     small = cv2.resize(gray, (9, 8), interpolation=cv2.INTER_AREA).astype(np.int16)
     bits = (small[:, 1:] > small[:, :-1]).ravel()
     return np.packbits(bits).tobytes().hex()
@@ -69,7 +69,9 @@ def shared(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any
     for row in second:
         if row["image"] in done:
             continue
-        bits = np.unpackbits(hashes ^ np.frombuffer(bytes.fromhex(row["dhash"]), np.uint8), axis=1).sum(axis=1)
+        bits = np.unpackbits(
+            np.asarray(hashes ^ np.frombuffer(bytes.fromhex(row["dhash"]), np.uint8), np.uint8), axis=1
+        ).sum(axis=1)
         near = np.flatnonzero(bits <= SAME_HASH_BITS)
         if near.size:
             own = np.frombuffer(bytes.fromhex(row["thumb"]), np.uint8).astype(np.int16)

@@ -15,7 +15,8 @@ def build(backend: str, request: dict[str, Any], options: dict[str, Any]) -> dic
     parsed = BuildRequest.from_json(request)
     parsed.out.mkdir(parents=True, exist_ok=False)
     built = registry().load(backend)(parsed)
-    return built.to_json() | {
+    facts: dict[str, Any] = built.to_json()
+    return facts | {
         "outputs": describe(backend, built.files[0], options),
         "bytes": sum(f.stat().st_size for f in built.files),
     }

@@ -17,6 +17,7 @@ GOLDEN_FRAMES = 2
 
 
 def pack(
+    *,
     out: str,
     manifest: dict[str, Any],
     files: list[str],

@@ -18,9 +18,9 @@ _LISTS = ("profile", "precision", "runtime", "mean", "std")
 class Recipe:
     """What to convert for, with what data, and within which limits.
 
-    `mean` and `std` are in pixel units (0 to 255). `max_drop` bounds the loss of the task metric, `min_metric` the metric
-    itself. `budget_s` is wall time after which no new candidate is begun. `skip_classes` leading classes of the model stand
-    for nothing that is labelled (1 for a background class first).
+    `mean` and `std` are in pixel units (0 to 255). `max_drop` bounds the loss of the task metric, `min_metric` the
+    metric itself. `budget_s` is wall time after which no new candidate is begun. `skip_classes` leading classes of the
+    model stand for nothing that is labelled (1 for a background class first).
     """
 
     model: Path | None = None

@@ -81,7 +81,7 @@ class Workshop:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.stop()
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
         environment = os.environ | {
             "PYTHONHASHSEED": "0",
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parent.parent), *_python_path()]),

@@ -20,8 +20,8 @@ from edge_sdk.schemas.manifest import InputSpec
 class BuildRequest:
     """One candidate to build.
 
-    `model` is ONNX with static shapes, `input` how frames become its input; `images` calibrate, in this order;
-    `keep_float` names the weighted layers, counted from the outputs, whose numbers stay float.
+    `model` is ONNX with static shapes, `input` how frames become its input; `images` calibrate, in this order. In int8
+    the first `float_first` and the last `float_last` weighted layers of every path stay float.
     """
 
     model: Path
@@ -30,7 +30,8 @@ class BuildRequest:
     input: InputSpec
     scheme: Int8Scheme = field(default_factory=Int8Scheme)
     images: tuple[str, ...] = ()
-    keep_float: int = 0
+    float_first: int = 0
+    float_last: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return dict(write_dataclass(self))

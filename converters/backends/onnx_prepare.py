@@ -20,7 +20,7 @@ QDQ_OPSET = 13
 
 
 def fold(request: BuildRequest) -> tuple[Any, InputSpec, tuple[str, ...], list[str]]:
-    """Return the model with a uint8 NHWC input, the input as the manifest will say it, the folded nodes and the steps."""
+    """Return the model with a uint8 NHWC input, that input for the manifest, the folded nodes and the steps."""
     model = onnx.load(str(request.model))
     spec = request.input
     folded, names = g.fold_preprocessing(

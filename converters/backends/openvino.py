@@ -50,7 +50,7 @@ def build(request: BuildRequest) -> Built:
 def _quantize(model: Any, request: BuildRequest, spec: Any) -> tuple[Any, str]:
     import nncf
 
-    ignored = _near_outputs(model, request.keep_float)
+    ignored = sorted({*_near_outputs(model, request.float_last), *_near_inputs(model, request.float_first)})
     overflow = nncf.OverflowFix.ENABLE if request.scheme.reduce_range else nncf.OverflowFix.DISABLE
     tensors = list(calibration_tensors(request, spec))
     try:
@@ -58,6 +58,7 @@ def _quantize(model: Any, request: BuildRequest, spec: Any) -> tuple[Any, str]:
             model,
             nncf.Dataset(tensors),
             subset_size=len(tensors),
+            preset=nncf.QuantizationPreset.MIXED,
             target_device=nncf.TargetDevice.CPU,
             ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=overflow),
@@ -66,7 +67,7 @@ def _quantize(model: Any, request: BuildRequest, spec: Any) -> tuple[Any, str]:
         line = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise ConversionError(f"nncf {nncf.__version__} could not quantize the model: {line}") from None
     return quantized, (
-        f"nncf.quantize: overflow_fix {overflow.value}, fast bias correction over {len(tensors)} images, "
+        f"nncf.quantize: preset mixed, overflow_fix {overflow.value}, fast bias correction over {len(tensors)} images, "
         f"{len(ignored)} nodes float"
     )
 
@@ -95,6 +96,19 @@ def _near_outputs(model: Any, rings: int) -> list[str]:
                 names.add(name)
             nodes.extend(v.get_node() for v in node.input_values())
     return sorted(names)
+
+
+def _near_inputs(model: Any, layers: int) -> list[str]:
+    """Return the names of the operations with at most `layers` weighted ones before them, themselves included."""
+    depth: dict[str, int] = {}
+    for node in model.get_ordered_ops():
+        kind, name = node.get_type_name(), node.get_friendly_name()
+        before = [depth[n] for v in node.input_values() if (n := v.get_node().get_friendly_name()) in depth]
+        if kind == "Parameter":
+            depth[name] = 0
+        elif before:
+            depth[name] = max(before) + (kind in _WEIGHTED)
+    return [n for n, d in depth.items() if d <= layers] if layers else []
 
 
 def _is_bias(node: Any) -> bool:

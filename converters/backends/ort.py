@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from converters import graph as g
+from converters.backends import bias_correction
 from converters.backends.base import BuildRequest, Built, calibration_tensors
 from converters.backends.onnx_prepare import QDQ_OPSET, fold, optimise
 from edge_sdk.errors import BackendError, ConversionError
 
+MEAN_IMAGES = 64
 _TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 
 
@@ -43,7 +46,15 @@ def _quantize(request: BuildRequest, prepared: Path, out: Path, folded: tuple[st
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
     scheme = request.scheme
     per_channel = scheme.per_channel and opset >= QDQ_OPSET
-    excluded = sorted({*folded, *(n.name for n in g.tail(model)), *_last_weights(model, request.keep_float)})
+    kept = [*g.tail(model), *g.head(model, request.float_first), *g.last(model, request.float_last)]
+    excluded = sorted({*folded, *(n.name for n in kept)})
+    corrected, count = bias_correction.correct(
+        model,
+        itertools.islice(calibration_tensors(request, spec), MEAN_IMAGES),
+        leave=set(excluded),
+        reduce_range=scheme.reduce_range,
+    )
+    onnx.save(corrected, str(prepared))
     try:
         quantize_static(
             str(prepared),
@@ -64,31 +75,8 @@ def _quantize(request: BuildRequest, prepared: Path, out: Path, folded: tuple[st
     return (
         f"onnxruntime quantize_static: QDQ {kinds}, {'per channel' if per_channel else 'per tensor'}, "
         f"reduce_range {str(scheme.reduce_range).lower()}, min-max over {len(request.images)} images, "
-        f"{len(excluded)} nodes float"
+        f"{len(excluded)} nodes float, {count} biases corrected"
     )
-
-
-def _last_weights(model: Any, count: int) -> list[str]:
-    """Return the names of the weighted nodes next to the outputs, in `count` rings."""
-    maker = g.producers(model)
-    names: list[str] = []
-    frontier = [o.name for o in model.graph.output]
-    for _ in range(count):
-        ring: list[Any] = []
-        seen: set[str] = set()
-        while frontier:
-            tensor = frontier.pop()
-            node = maker.get(tensor)
-            if node is None or node.name in seen:
-                continue
-            seen.add(node.name)
-            names.append(node.name)
-            if node.op_type in g.WEIGHT_OPS:
-                ring.append(node)
-            else:
-                frontier.extend(i for i in node.input if i)
-        frontier = [i for n in ring for i in n.input[:1]]
-    return names
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]

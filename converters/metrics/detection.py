@@ -48,7 +48,7 @@ class Scores:
             known = np.isfinite(precision)
             total[known] += precision[known]
             count[known] += 1
-        return np.divide(total, count, out=np.full(len(weights), np.nan), where=count > 0)
+        return np.asarray(np.divide(total, count, out=np.full(len(weights), np.nan), where=count > 0))
 
 
 def evaluate(truths: Sequence[Truth], rows: Rows, classes: int) -> Scores:
@@ -78,7 +78,7 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 
 def _truth_json(truths: Sequence[Truth], classes: int) -> dict[str, Any]:
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image, truth in enumerate(truths):
         for box, class_id, ignore in zip(truth.xyxy, truth.class_id, truth.ignore, strict=True):
             w, h = float(box[2] - box[0]), float(box[3] - box[1])
@@ -100,7 +100,7 @@ def _truth_json(truths: Sequence[Truth], classes: int) -> dict[str, Any]:
 
 
 def _detections_json(truth: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for k in range(len(rows["score"])):
         x1, y1, x2, y2 = (float(v) for v in rows["xyxy"][k])
         annotations.append(

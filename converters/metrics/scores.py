@@ -38,27 +38,27 @@ class Channels:
 
 
 def of(manifest: Manifest, outputs: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
-    """Return the class scores in a model's outputs as (n, channels); None for a decoder whose layout is not known here."""
+    """Return the class scores in a model's outputs as (n, channels); None for a decoder that is not known here."""
     name, params = manifest.decoder.name, manifest.decoder.params
     arrays = [np.asarray(outputs[o.name]) for o in manifest.outputs]
     first = arrays[0]
     if name == "softmax":
-        return first.reshape(1, -1)
+        return np.asarray(first.reshape(1, -1))
     if name in ("yolox", "yolov5"):
         if len(arrays) == 1:
             return first.reshape(-1, first.shape[-1])[:, 5:]
         last = arrays[-1].reshape(-1, arrays[-1].shape[-1])
         return last[:, 1:] if len(arrays) == 2 and first.shape[-1] == 4 else last
     if name == "yolov8" and len(arrays) == 1:
-        return first[0][4:].T
+        return np.asarray(first[0][4:].T)
     if name in ("nanodet", "picodet"):
         width = 4 * (int(params.get("reg_max", 7)) + 1)
-        parts = [a.reshape(-1, a.shape[-1]) for a in arrays[: len(arrays) // 2 or 1]]
         if len(arrays) == 1:
-            return parts[0][:, :-width]
-        return np.concatenate([p for p in parts if p.shape[1] == parts[0].shape[1]])
+            return first.reshape(-1, first.shape[-1])[:, :-width]
+        parts = [a for a in arrays if a.shape[-1] != width] or arrays[: len(arrays) // 2]
+        return np.concatenate([p.reshape(-1, p.shape[-1]) for p in parts])
     if name == "fastestdet":
-        return first[0][5:].reshape(first.shape[1] - 5, -1).T
+        return np.asarray(first[0][5:].reshape(first.shape[1] - 5, -1).T)
     if name == "ultraface":
         scores = next((a for a in arrays if a.shape[-1] == 2), None)
         return None if scores is None else scores.reshape(-1, 2)[:, 1:]
