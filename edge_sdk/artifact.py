@@ -26,7 +26,7 @@ from edge_sdk.artifact_write import (
     compute_payload_digest,
     write_file,
 )
-from edge_sdk.errors import ArtifactError, SchemaError, UsageError
+from edge_sdk.errors import ArtifactError, BackendError, SchemaError, UsageError
 from edge_sdk.schemas import document
 from edge_sdk.schemas.ids import check_sha256
 from edge_sdk.schemas.manifest import MODEL_DIR, Manifest
@@ -186,11 +186,11 @@ class Artifact:
         """
         from edge_sdk.model import Model
 
-        folder = Path(tempfile.mkdtemp(prefix="edge-model-"))
+        folder = self._unpack()
         try:
             return Model.open_files(
                 self.manifest,
-                self.extract_model(folder),
+                folder / self.main_file().removeprefix(MODEL_DIR),
                 self.labels,
                 options=options,
                 digest=self.sha256,
@@ -199,6 +199,25 @@ class Artifact:
         finally:
             # Engines keep what they need in memory or mapped, so the files need not outlive loading.
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _unpack(self) -> Path:
+        """Extract the model to a new temporary folder."""
+        folder = None
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="edge-model-"))
+            self.extract_model(folder)
+        except OSError as error:
+            where = folder or error.filename or "a temporary folder"
+            raise BackendError(
+                f"cannot unpack the model of `{self.path.name}` to {where}: {error.strerror or error}",
+                hint="free some space there, or set TMPDIR",
+            ) from None
+        else:
+            unpacked, folder = folder, None
+            return unpacked
+        finally:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def golden(self) -> tuple[GoldenCase, ...]:
         """Return the self-test cases.
@@ -244,17 +263,20 @@ def write_artifact(
     Raises:
         ArtifactError: the result would not pass the checks of `Artifact.open`.
         SchemaError: the manifest lacks keys, or manifest or evidence hold what JSON cannot.
+        UsageError: the file cannot be written there.
     """
     path = Path(path)
-    with atomic_file(path) as out:
-        try:
+    try:
+        with atomic_file(path) as out:
             write_file(out, manifest, entries, evidence)
-        except (TypeError, ValueError) as error:
-            raise SchemaError(
-                f"manifest or evidence cannot be written as JSON: {error}", hint="use plain values"
-            ) from None
-        out.flush()
-        Artifact._open(Path(out.name), f"`{path.name}`")
+            out.flush()
+            Artifact._open(Path(out.name), f"`{path.name}`")
+    except (TypeError, ValueError) as error:
+        raise SchemaError(f"manifest or evidence cannot be written as JSON: {error}", hint="use plain values") from None
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {path}: {error.strerror or error}", hint="check the folder and its space"
+        ) from None
     return Artifact.open(path)
 
 

@@ -22,7 +22,7 @@ import pytest
 from edge_sdk import testing
 from edge_sdk.artifact import Artifact, write_artifact
 from edge_sdk.artifact_write import compute_payload_digest
-from edge_sdk.errors import ArtifactError, SchemaError, UsageError
+from edge_sdk.errors import ArtifactError, BackendError, SchemaError, UsageError
 from edge_sdk.schemas import document
 
 MODEL = testing.tiny_classifier_onnx()
@@ -503,3 +503,19 @@ def test_a_manifest_written_twice_is_the_same_text(artifact: Artifact) -> None:
     raw = artifact.read("manifest.json")
     assert artifact.manifest.to_json() == raw
     assert document.loads(raw, where="m")["files"]["labels.txt"]["size"] == 15
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="cannot write .*not.*directory|cannot write .*File exists"):
+        write_artifact(tmp_path / "file" / "a.edge", manifest=testing.tiny_manifest(), entries=ENTRIES, evidence={})
+
+
+def test_a_temporary_folder_that_is_gone_is_named_when_loading(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(BackendError, match="cannot unpack the model of `tiny.edge` to .*gone") as caught:
+        artifact.load()
+    assert caught.value.hint is not None
+    assert "TMPDIR" in caught.value.hint
