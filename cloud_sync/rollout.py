@@ -304,7 +304,8 @@ def _inconclusive(
     policy: RolloutPolicy,
 ) -> str | None:
     members = [r for r in records if r.stage <= progress.stage]
-    if members and all(r.state in SETTLED for r in members) and not any(r.state == COMMITTED for r in members):
+    at_an_end = all(r.state in SETTLED and not (r.state == FAILED and _is_fresh(r, now, policy)) for r in members)
+    if members and at_an_end and not any(r.state == COMMITTED for r in members):
         if any(r.state not in (SUPERSEDED, INCOMPATIBLE) and not r.waived for r in members):
             return NONE_RUNS
         return None
