@@ -27,9 +27,9 @@ _ULTRAFACE = {8: (10.0, 16.0, 24.0), 16: (32.0, 48.0), 32: (64.0, 96.0), 64: (12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UltraFaceParams(DetectionParams):
-    """`encoded`: the boxes are raw deltas from the priors, the graph's own decoding was cut off."""
+    """`decoded`: the graph makes boxes; if not, they are raw deltas from the priors."""
 
-    encoded: bool = False
+    decoded: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ class UltraFace:
         rows = np.flatnonzero(by_width[2][:, 1] >= self.params.score)
         size = np.array([geometry.input_width, geometry.input_height], np.float32)
         boxes = by_width[4][rows].astype(np.float32)
-        if self.params.encoded:
+        if not self.params.decoded:
             centre, side = _ultraface_priors(geometry.input_width, geometry.input_height)
             if len(centre) != len(by_width[2]):
                 raise wrong_outputs("ultraface", f"{len(centre)} rows for this input size", outputs)
@@ -90,7 +90,7 @@ class UltraFace:
 
 
 class YuNet:
-    """`cls`, `obj` (1, n_i, 1), `bbox` (1, n_i, 4) and `kps` (1, n_i, 10) of each level, in this order.
+    """`cls`, `obj` (1, n_i, 1), `bbox` (1, n_i, 4) and `kps` (1, n_i, 10) of each level, in any order.
 
     Five landmarks: right eye, left eye, nose, right and left corner of the mouth (of the person). Wu et al., 2023; the
     decoding is that of OpenCV's FaceDetectorYN.
@@ -106,11 +106,11 @@ class YuNet:
     def __call__(self, outputs: Outputs, geometry: Geometry) -> Detections:
         params = self.params
         size = (geometry.input_width, geometry.input_height)
-        classes, objects, boxes, points = self._levels(outputs, cell_count(*size, params.strides))
+        products, boxes, points = self._levels(outputs, [cell_count(*size, (s,)) for s in params.strides])
         if size not in self._grids:
             self._grids[size] = Grid.of(*size, params.strides)
         grid = self._grids[size]
-        score = np.sqrt(np.clip(classes, 0, 1) * np.clip(objects, 0, 1))
+        score = np.sqrt(products)
         rows = np.flatnonzero(score >= params.score)
         stride = grid.stride[rows, None]
         cell = np.stack((grid.x[rows], grid.y[rows]), axis=1)
@@ -123,18 +123,18 @@ class YuNet:
         )
         return finish(found, geometry, params, self.labels)
 
-    def _levels(self, outputs: Outputs, cells: int) -> tuple[Float, Float, Float, Float]:
-        """Return cls (n,), obj (n,), bbox (n, 4), kps (n, 10) over all levels."""
-        count = len(self.params.strides)
+    def _levels(self, outputs: Outputs, counts: list[int]) -> tuple[Float, Float, Float]:
+        """Return cls x obj (n,), bbox (n, 4), kps (n, 10), level after level."""
         arrays = [v[0] for v in outputs.values() if v.ndim == 3]
-        groups = [arrays[i * count : (i + 1) * count] for i in range(4)]
-        fits = len(arrays) == len(outputs) == 4 * count and all(
-            a.shape[1] == width for group, width in zip(groups, (1, 1, 4, 10), strict=True) for a in group
-        )
-        if not fits or any(sum(len(a) for a in group) != cells for group in groups):
-            raise wrong_outputs("yunet", f"cls, obj, bbox, kps of {count} levels, {cells} rows", outputs)
-        classes, objects, boxes, points = (np.concatenate(group) for group in groups)
-        return classes[:, 0], objects[:, 0], boxes, points
+        products, boxes, points = [], [], []
+        for count in counts:
+            level = sorted((a for a in arrays if len(a) == count), key=lambda a: a.shape[1])
+            if [a.shape[1] for a in level] != [1, 1, 4, 10] or len(outputs) != 4 * len(counts):
+                raise wrong_outputs("yunet", f"[1, n, 1] twice, [1, n, 4] and [1, n, 10] for n in {counts}", outputs)
+            products.append(np.clip(level[0][:, 0], 0, 1) * np.clip(level[1][:, 0], 0, 1))
+            boxes.append(level[2])
+            points.append(level[3])
+        return np.concatenate(products), np.concatenate(boxes), np.concatenate(points)
 
 
 class BlazeFace:

@@ -188,7 +188,7 @@ FACES = {
     "ultraface-raw": (
         "ultraface_slim_320_simplified.onnx",
         "ultraface",
-        {"encoded": True},
+        {"decoded": False},
         {"mean": (127.0,), "std": (128.0,)},
         (0.336, 0.201, 0.696, 0.556),
         1.0,
