@@ -191,11 +191,16 @@ class Device:
             return row
 
 
-@pytest.fixture(params=["mosquitto", "embedded"])
-def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
-    if request.param == "mosquitto" and find_mosquitto() is None:
+@pytest.fixture
+def broker() -> str:
+    return "auto"
+
+
+@pytest.fixture
+def service(broker: str, tmp_path: Path) -> Iterator[Service]:
+    if broker == "mosquitto" and find_mosquitto() is None:
         pytest.skip("mosquitto is not installed")
-    service = Service(tmp_path, request.param)
+    service = Service(tmp_path, broker)
     service.start()
     yield service
     if service.process is not None and service.process.poll() is None:
@@ -268,6 +273,7 @@ def test_a_release_reaches_a_device_and_a_bad_one_does_not_stay(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("broker", ["mosquitto", "embedded"])
 def test_kill_9_of_worker_agent_service_and_broker_loses_no_event_and_stores_none_twice(
     service: Service, device: Device, artifacts: dict[str, Artifact]
 ) -> None:
@@ -312,3 +318,37 @@ def test_kill_9_of_worker_agent_service_and_broker_loses_no_event_and_stores_non
     assert sorted(stored()) == list(range(next_seq))
     alarms = [e["name"] for e in service.events("cam-1", "alarm")]
     assert "worker_died" in alarms
+
+
+@pytest.mark.slow
+def test_an_agent_that_is_killed_in_every_phase_of_an_update_finishes_it(
+    service: Service, device: Device, artifacts: dict[str, Artifact]
+) -> None:
+    device.enroll()
+    device.start()
+    service.release(artifacts["good"], "1.0.0")
+    wait_for(lambda: service.device("cam-1")["phase"] == "COMMITTED", why=f"the commit\n{device.log()}")
+    better = artifacts["better"].sha256
+    order = ["OFFERED", "DOWNLOADING", "VERIFYING", "STAGED", "TESTED", "TRIAL", "COMMITTED"]
+
+    def reached(phase: str) -> bool:
+        state = device.state()
+        wanted = (state.get("desired") or {}).get("sha256") == better
+        return wanted and state["phase"] in order[order.index(phase) :]
+
+    service.release(artifacts["better"], "2.0.0")
+    seen = []
+    for phase in order[:-1]:
+        deadline = time.monotonic() + 60
+        while not reached(phase):
+            assert time.monotonic() < deadline, device.log()
+            time.sleep(0.001)
+        device.end(signal.SIGKILL)
+        seen.append(device.state()["phase"])
+        assert device.state()["active"] in (artifacts["good"].sha256, better)
+        device.start()
+    assert {"OFFERED", "STAGED", "TRIAL"} <= set(seen)
+    wait_for(lambda: service.device("cam-1")["phase"] == "COMMITTED", why=f"the commit\n{device.log()}")
+    wait_for(lambda: service.device("cam-1")["digest"] == better, why="the report")
+    assert device.end(signal.SIGTERM) == 0
+    assert "Traceback" not in device.log()
