@@ -15,7 +15,7 @@ from converters.metrics import scores
 from edge_sdk.errors import ConversionError, GuardrailError, NonFiniteError
 from edge_sdk.model import Model
 from edge_sdk.schemas.manifest import Manifest
-from edge_sdk.tasks.base import Classes, Detections
+from edge_sdk.tasks.base import Classes, Detections, Mask
 
 METRIC_PARAMS = {"detection": {"score": 0.001, "max_detections": 100}}
 """What metrics read: every candidate, not only those above the threshold of the device."""
@@ -65,9 +65,10 @@ def _arrays(task: str, rows: Sequence[Any]) -> dict[str, NDArray[Any]]:
         }
     if rows and isinstance(rows[0], Classes):
         return {"probs": np.stack([r.probs for r in rows])}
-    if rows and hasattr(rows[0], "class_map"):
+    if rows and isinstance(rows[0], Mask):
         import cv2
 
-        small = [cv2.resize(r.class_map, (MASK_SIDE, MASK_SIDE), interpolation=cv2.INTER_NEAREST) for r in rows]
+        side = min(MASK_SIDE, *rows[0].ids.shape)
+        small = [cv2.resize(r.ids, (side, side), interpolation=cv2.INTER_NEAREST) for r in rows]
         return {"mask": np.stack(small).astype(np.int32)}
     raise ConversionError(f"the task {task} has no metric in this version", hint="classification and detection have")

@@ -168,7 +168,7 @@ def _ultraface(model: Any, source: Source) -> Source | None:
         "detection",
         "ultraface",
         f"{anchors} rows are UltraFace's anchors; boxes are {'decoded' if decoded else 'raw anchor deltas'}",
-        decoder_params={"decoded": decoded},
+        decoder_params={"encoded": not decoded},
         classes=1,
         outputs=(scores, boxes),
         preprocess=Preprocess(color="rgb", resize={"mode": "stretch"}, mean=(127.0,), std=(128.0,)),
@@ -238,6 +238,7 @@ def _mask(model: Any, source: Source) -> Source | None:  # noqa: ARG001
         "segmentation",
         "argmax_mask",
         f"output {list(out.shape)} has {classes} values for each pixel of the input",
+        decoder_params={"layout": "NHWC" if out.shape[1:3] == (height, width) else "NCHW", "classes": classes},
         classes=classes,
     )
 

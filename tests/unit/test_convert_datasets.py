@@ -1,0 +1,178 @@
+"""Data sets in every layout, and what is wrong with broken ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from converters import datasets, images
+from edge_sdk.errors import CalibrationError, UsageError
+
+
+def picture(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8)
+    cv2.imwrite(str(path), cv2.resize(noise, (64, 48), interpolation=cv2.INTER_CUBIC))
+    return path
+
+
+def test_class_folders_are_numbered_in_the_order_of_their_names(tmp_path):
+    picture(tmp_path / "cat/a.png")
+    picture(tmp_path / "dog/b.png")
+
+    found = datasets.load(tmp_path)
+
+    assert (found.kind, found.names, found.task) == ("classes", ("cat", "dog"), "classification")
+    assert [s.class_id for s in found.samples] == [0, 1]
+
+
+def test_folders_whose_names_are_numbers_are_those_classes(tmp_path):
+    for name in ("2", "10"):
+        picture(tmp_path / name / "a.png")
+
+    assert {s.class_id for s in datasets.load(tmp_path).samples} == {2, 10}
+
+
+def test_labels_csv_names_files_and_classes(tmp_path):
+    picture(tmp_path / "a.png")
+    (tmp_path / "labels.csv").write_text("file,class_index,name\na.png,7,dog\n")
+
+    assert datasets.load(tmp_path).samples[0].class_id == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\na.png,1\n", "has the columns file, label, expected file,class_index"),
+        ("file,class_index\na.png,dog\n", "line 2: class_index `dog` is not a number from 0"),
+        ("file,class_index\nb.png,1\n", "line 2: no such image: b.png"),
+    ],
+)
+def test_a_wrong_labels_csv_is_named_with_its_line(tmp_path, text, message):
+    picture(tmp_path / "a.png")
+    (tmp_path / "labels.csv").write_text(text)
+
+    with pytest.raises(CalibrationError) as caught:
+        datasets.load(tmp_path)
+
+    assert message in caught.value.message
+
+
+@pytest.mark.parametrize("nested", ["", "train2017/"])
+@pytest.mark.parametrize("names", ["names: [cat, dog]", "names:\n  - cat\n  - dog", "names:\n  0: cat\n  1: 'dog'"])
+def test_yolo_labels_become_boxes_in_shares_of_the_image(tmp_path, nested, names):
+    picture(tmp_path / f"images/{nested}a.png")
+    label = tmp_path / f"labels/{nested}a.txt"
+    label.parent.mkdir(parents=True)
+    label.write_text("1 0.5 0.5 0.2 0.4\n")
+    (tmp_path / "classes.yaml").write_text(f"path: /elsewhere\n{names}\n")
+
+    found = datasets.load(tmp_path)
+
+    box = found.samples[0].boxes[0]
+    assert (found.kind, found.names, box.class_id, box.relative) == ("yolo", ("cat", "dog"), 1, True)
+    assert (box.x1, box.y2) == pytest.approx((0.4, 0.7))
+
+
+def test_a_yolo_label_outside_the_classes_is_named_with_its_line(tmp_path):
+    picture(tmp_path / "images/a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/a.txt").write_text("5 0.5 0.5 0.2 0.4\n")
+    (tmp_path / "classes.yaml").write_text("names: [cat, dog]\n")
+
+    with pytest.raises(CalibrationError, match=r"a.txt, line 1: .* is outside the 2 classes"):
+        datasets.load(tmp_path)
+
+
+def test_voc_annotations_name_their_classes(tmp_path):
+    picture(tmp_path / "images/a.png")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/a.xml").write_text(
+        "<annotation><object><name>cell</name><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+        "</object></annotation>"
+    )
+
+    found = datasets.load(tmp_path)
+
+    assert (found.kind, found.names) == ("voc", ("cell",))
+    assert (found.samples[0].boxes[0].x1, found.samples[0].boxes[0].x2) == (1, 9)
+
+
+def test_an_annotation_with_entities_is_refused(tmp_path):
+    picture(tmp_path / "images/a.png")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/a.xml").write_text('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>')
+
+    with pytest.raises(CalibrationError, match="declares XML entities"):
+        datasets.load(tmp_path)
+
+
+def test_coco_json_maps_category_ids_to_a_row_of_classes(tmp_path):
+    picture(tmp_path / "images/a.png")
+    data = {
+        "images": [{"id": 4, "file_name": "a.png"}],
+        "categories": [{"id": 9, "name": "dog"}, {"id": 3, "name": "cat"}],
+        "annotations": [{"image_id": 4, "category_id": 9, "bbox": [1, 2, 3, 4], "iscrowd": 0}],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(data))
+
+    found = datasets.load(tmp_path)
+
+    assert (found.kind, found.names, found.samples[0].boxes[0].class_id) == ("coco", ("cat", "dog"), 1)
+
+
+def test_images_without_labels_have_no_task(tmp_path):
+    picture(tmp_path / "a.png")
+
+    assert datasets.load(tmp_path).task is None
+
+
+def test_an_empty_folder_and_a_missing_one_are_named(tmp_path):
+    with pytest.raises(CalibrationError, match="has no images"):
+        datasets.load(tmp_path)
+    with pytest.raises(UsageError, match="no such folder"):
+        datasets.load(tmp_path / "no")
+
+
+def test_halves_of_a_folder_stay_when_images_are_added(tmp_path):
+    for i in range(20):
+        picture(tmp_path / f"{i}.png", i)
+    first, second = datasets.split_in_half(datasets.load(tmp_path))
+    picture(tmp_path / "new.png", 99)
+    again, _ = datasets.split_in_half(datasets.load(tmp_path))
+
+    assert {s.image for s in first.samples} <= {s.image for s in again.samples}
+    assert not {s.image for s in first.samples} & {s.image for s in second.samples}
+    assert len(first) + len(second) == 20
+
+
+def test_copies_and_recompressed_copies_are_found_and_other_pictures_are_not(tmp_path):
+    first = picture(tmp_path / "a.png", 1)
+    (tmp_path / "copy.png").write_bytes(first.read_bytes())
+    cv2.imwrite(str(tmp_path / "again.jpg"), cv2.imread(str(first)), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    picture(tmp_path / "other.png", 2)
+
+    rows = {Path(r["image"]).name: r for r in images.scan([str(p) for p in sorted(tmp_path.iterdir())])["rows"]}
+    pairs = images.shared([rows["a.png"]], [rows["copy.png"], rows["again.jpg"], rows["other.png"]])
+
+    assert [Path(second).name for _, second in pairs] == ["copy.png", "again.jpg"]
+
+
+def test_an_unreadable_image_is_a_row_with_an_error(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+
+    assert images.scan([str(tmp_path / "a.png")])["rows"][0]["error"] == "cannot be decoded as an image"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "count"),
+    [("bccd", "voc", 60), ("cifar10_test", "classes", 600), ("coco128_train2017", "yolo", 128)],
+)
+def test_the_real_data_sets_are_read(testdata, name, kind, count):
+    found = datasets.load(testdata / "datasets" / name)
+
+    assert (found.kind, len(found)) == (kind, count)
