@@ -35,14 +35,14 @@ def network() -> Any:
         return [nn.Conv2d(inside, outside, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()]
 
     return nn.Sequential(
-        *block(3, 24),
-        *block(24, 48),
-        *block(48, 96),
-        nn.Conv2d(96, 96, 3, padding=1),
+        *block(3, 16),
+        *block(16, 32),
+        *block(32, 64),
+        nn.Conv2d(64, 64, 3, padding=1),
         nn.ReLU(),
         nn.AdaptiveMaxPool2d(1),
         nn.Flatten(),
-        nn.Linear(96, 10),
+        nn.Linear(64, 10),
     )
 
 

@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+
+import edge_sdk.runtimes.no_analytics  # noqa: F401  (before openvino)
+
+# isort: split
 import openvino as ov
 
 from converters.backends.base import BuildRequest, Built, calibration_tensors

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import edge_sdk.runtimes.no_analytics  # noqa: F401  (before openvino)
+
+# isort: split
 import openvino as ov
 
 from edge_sdk.errors import ArtifactError, BackendError
