@@ -33,6 +33,10 @@ def find() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+class Interrupted(Exception):
+    """The browser could not do it now."""
+
+
 class Browser:
     """One browser with one page; `requests` has the URL of everything that the page asked for."""
 
@@ -60,7 +64,8 @@ class Browser:
             message = json.loads(self._socket.recv(timeout=30))
             self._note(message)
             if message.get("id") == number:
-                assert "error" not in message, message
+                if "error" in message:
+                    raise Interrupted(str(message["error"]))
                 result: dict[str, Any] = message["result"]
                 return result
 
@@ -76,14 +81,17 @@ class Browser:
     def wait(self, what: Callable[[], Any], why: str, timeout_s: float = 20.0) -> Any:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            value = what()
+            try:
+                value = what()
+            except Interrupted:  # the page was going to another one just then
+                value = None
             if value:
                 return value
             time.sleep(0.05)
         raise AssertionError(f"waited {timeout_s} s in vain for {why}")
 
     def text(self) -> str:
-        return str(self.evaluate("document.body.innerText"))
+        return str(self.evaluate("document.body ? document.body.innerText : ''"))
 
     def prefer(self, scheme: str) -> None:
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])

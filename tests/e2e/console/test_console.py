@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ pytest.importorskip("fastapi", reason="needs edge-sdk[cloud]")
 pytest.importorskip("websockets", reason="drives the browser")
 
 from cloud_sync.client import Client
+from cloud_sync.policies import RolloutPolicy
+from edge_sdk.parsing import write_dataclass
 from edge_sdk.schemas.codec import encode_batch
 
 from .browser import Browser, find
@@ -146,6 +149,43 @@ def test_pages_need_a_login_and_the_login_leads_nowhere_else(service):
     assert "from another site" in forged[2]
     assert fetch(url + "/", Cookie=session[:-4] + "0000")[0] == 303
     assert fetch(url + "/login", method="POST")[0] == 401
+
+
+def test_a_rollout_is_paused_and_resumed_from_its_page(service):
+    url, token, data = service
+    _rollout(data, "r7-digits")
+    page = fetch(url + "/rollouts/r7-digits", token=token)[2]
+    assert re.findall(r'action="/rollouts/r7-digits/(\w+)"', page) == ["pause", "abort"]
+    status, headers, _ = fetch(url + "/rollouts/r7-digits/pause", token=token, method="POST")
+    assert (status, headers["Location"]) == (303, "/rollouts/r7-digits")
+    page = fetch(url + "/rollouts/r7-digits", token=token)[2]
+    assert "paused by operator" in page
+    assert re.findall(r'action="/rollouts/r7-digits/(\w+)"', page) == ["resume", "abort"]
+    status, _, page = fetch(url + "/rollouts/r7-digits/pause", token=token, method="POST")
+    assert status == 409
+    assert "rollout `r7-digits` is PAUSED" in page
+    assert fetch(url + "/rollouts/r7-digits/explode", token=token, method="POST")[0] == 404
+    assert "r7-digits" in fetch(url + "/", token=token)[2]
+    audit = fetch(url + "/audit", token=token)[2]
+    assert "rollout.paused" in audit
+
+
+def _rollout(data: Path, name: str) -> None:
+    """Put a rollout that nothing moves on into the store: its only device is in a later stage."""
+    policy = json.dumps(write_dataclass(RolloutPolicy(stages=(50, 100))))
+    with sqlite3.connect(data / "fleet.db", timeout=20) as db:
+        db.execute(
+            "INSERT INTO rollouts (id, tenant, release, model, state, stage, salt, policy_json, whole_fleet,"
+            " created_at, changed_at, stage_at, cursor)"
+            " VALUES (?, 'default', 'rel', 'digits', 'RUNNING', 0, 's', ?, 0, 1, 1, 1, 0)",
+            (name, policy),
+        )
+        db.execute(
+            "INSERT INTO rollout_devices (rollout, device, profile, stage, bucket, state, sha256, size, took, waived)"
+            " VALUES (?, 'cam-new', 'generic-cpu', 1, 0.9, 'QUEUED', ?, 1, 0, 0)",
+            (name, "c" * 64),
+        )
+    db.close()
 
 
 @pytest.mark.skipif(find() is None, reason="chromium is not installed")
