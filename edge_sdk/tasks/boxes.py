@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edge_sdk.tasks.base import Detections, Float, Geometry
 
 MAX_CANDIDATES = 3000
+LIMIT = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,16 @@ def check_strides(strides: tuple[int, ...]) -> None:
         raise ValueError(f"strides {list(strides)} are not positive")
 
 
+def bounded(values: NDArray[Any]) -> Float:
+    """Return `values` as float32 within a million: far outside any picture, far inside what arithmetic overflows."""
+    return np.asarray(np.clip(values, -LIMIT, LIMIT), np.float32)
+
+
+def side_from_log(values: NDArray[Any]) -> Float:
+    """Return exp(values), at most e^20."""
+    return np.asarray(np.exp(np.clip(values, -20, 20)), np.float32)
+
+
 def xyxy_from_centres(cx: Float, cy: Float, width: Float, height: Float) -> Float:
     """Return (n, 4) x1 y1 x2 y2 boxes from centres and sizes."""
     return np.stack((cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2), axis=1).astype(np.float32)
@@ -94,13 +105,16 @@ def best_class(
 ) -> tuple[NDArray[np.intp], Float, NDArray[np.int32]]:
     """Return (rows, score, class_id) of the rows of `class_score * factor` whose best class reaches `threshold`."""
     class_id = class_score.argmax(axis=1)
-    score = class_score[np.arange(len(class_score)), class_id] * factor
+    score = bounded(class_score[np.arange(len(class_score)), class_id]) * bounded(factor)
     rows = np.flatnonzero(score >= threshold)
     return rows, score[rows], class_id[rows].astype(np.int32)
 
 
 def finish(found: Candidates, geometry: Geometry, params: DetectionParams, labels: tuple[str, ...]) -> Detections:
     """Return the candidates that survive suppression, in frame pixels, strongest first; boxes outside the frame go."""
+    # Boxes far outside would take the precision from the offsets that keep classes apart in batched suppression.
+    reach = 4.0 * max(geometry.input_width, geometry.input_height)
+    found = replace(found, boxes=np.clip(found.boxes, -reach, reach))
     order = suppress(found, params)
     framed = geometry.boxes_to_frame(found.boxes[order])
     seen = (framed[:, 2] > framed[:, 0]) & (framed[:, 3] > framed[:, 1])

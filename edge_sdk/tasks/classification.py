@@ -47,7 +47,8 @@ class Softmax:
 
 def softmax(values: NDArray[np.float32], axis: int = -1) -> NDArray[np.float32]:
     """Return exp(v) / sum(exp(v)) along `axis`, without overflow."""
-    powers = np.exp(values - values.max(axis=axis, keepdims=True))
+    with np.errstate(over="ignore"):
+        powers = np.exp(values - values.max(axis=axis, keepdims=True))
     return np.asarray(powers / powers.sum(axis=axis, keepdims=True), np.float32)
 
 

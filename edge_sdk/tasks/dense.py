@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.tasks.base import Embedding, Geometry, Keypoints, Mask, Values, read_params, wrong_outputs
+from edge_sdk.tasks.boxes import bounded
 from edge_sdk.tasks.results import NO_CLASS
 
 Outputs = Mapping[str, NDArray[Any]]
@@ -93,7 +94,7 @@ class MoveNet:
         value = next(iter(outputs.values())) if len(outputs) == 1 else None
         if value is None or value.ndim < 2 or value.shape[-1] != 3 or value.size != value.shape[-2] * 3:
             raise wrong_outputs("movenet", "one output [1, 1, k, 3]", outputs)
-        rows = value.reshape(-1, 3).astype(np.float32)
+        rows = bounded(value.reshape(-1, 3))
         size = np.array([geometry.input_width, geometry.input_height], np.float32)
         names = self.names or (COCO_KEYPOINTS if len(rows) == len(COCO_KEYPOINTS) else ())
         points = geometry.points_to_frame(rows[:, 1::-1] * size)
@@ -113,8 +114,8 @@ class VectorEmbedding:
         if value is None or value.size == 0 or max(value.shape, default=0) != value.size:
             raise wrong_outputs("embedding", "one output of d values", outputs)
         vector = value.reshape(-1).astype(np.float32)
-        length = float(np.linalg.norm(vector)) if self.params.normalize else 0.0
-        return Embedding(vector / np.float32(length) if length > 0 else vector)
+        length = float(np.linalg.norm(vector.astype(np.float64))) if self.params.normalize else 0.0
+        return Embedding((vector / length).astype(np.float32) if length > 0 else vector)
 
 
 class Regression:

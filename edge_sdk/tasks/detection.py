@@ -15,9 +15,11 @@ from edge_sdk.tasks.boxes import (
     DetectionParams,
     Grid,
     best_class,
+    bounded,
     cell_count,
     check_strides,
     finish,
+    side_from_log,
     strongest,
     xyxy_from_centres,
 )
@@ -86,9 +88,9 @@ class YoloX:
         rows = np.flatnonzero(objectness >= params.score)
         kept, score, class_id = best_class(classes[rows], objectness[rows], params.score)
         rows = rows[kept]
-        box, stride = boxes[rows].astype(np.float32), grid.stride[rows]
+        box, stride = bounded(boxes[rows]), grid.stride[rows]
         centre_x, centre_y = (box[:, 0] + grid.x[rows]) * stride, (box[:, 1] + grid.y[rows]) * stride
-        width, height = (np.exp(np.clip(box[:, column], -50, 50)) * stride for column in (2, 3))
+        width, height = (side_from_log(box[:, column]) * stride for column in (2, 3))
         corners = xyxy_from_centres(centre_x, centre_y, width, height)
         return finish(Candidates(corners, score, class_id), geometry, params, self.labels)
 
@@ -237,7 +239,7 @@ def _columns(decoder: str, outputs: Outputs, count: int | None) -> tuple[NDArray
 
 def _corners(boxes: NDArray[Any], geometry: Geometry, normalized: bool) -> Float:
     """Return x1 y1 x2 y2 in input pixels from centre and size."""
-    box = boxes.astype(np.float32)
+    box = bounded(boxes)
     if normalized:
         box = box * np.array([geometry.input_width, geometry.input_height] * 2, np.float32)
     return xyxy_from_centres(box[:, 0], box[:, 1], box[:, 2], box[:, 3])

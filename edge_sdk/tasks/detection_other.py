@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.tasks.base import Detections, Float, Geometry, read_params, wrong_outputs
-from edge_sdk.tasks.boxes import Candidates, DetectionParams, best_class, finish, xyxy_from_centres
+from edge_sdk.tasks.boxes import Candidates, DetectionParams, best_class, bounded, finish, xyxy_from_centres
 from edge_sdk.tasks.classification import sigmoid
 
 Outputs = Mapping[str, NDArray[Any]]
@@ -77,9 +77,9 @@ class SsdPostProcessed:
         rows = np.flatnonzero(score >= params.score)
         sizes = np.array([geometry.input_width, geometry.input_height] * 2, np.float32)
         found = Candidates(
-            corners[rows].astype(np.float32) * sizes,
+            bounded(corners[rows]) * sizes,
             score[rows].astype(np.float32),
-            class_id[rows].astype(np.int32) + np.int32(params.label_offset),
+            bounded(class_id[rows]).astype(np.int32) + np.int32(params.label_offset),
         )
         return finish(found, geometry, self._passing, self.labels)
 

@@ -14,9 +14,11 @@ from edge_sdk.tasks.boxes import (
     Candidates,
     DetectionParams,
     Grid,
+    bounded,
     cell_count,
     check_strides,
     finish,
+    side_from_log,
     xyxy_from_centres,
 )
 from edge_sdk.tasks.classification import sigmoid
@@ -74,14 +76,14 @@ class UltraFace:
             raise wrong_outputs("ultraface", "[1, n, 2] and [1, n, 4]", outputs)
         rows = np.flatnonzero(by_width[2][:, 1] >= self.params.score)
         size = np.array([geometry.input_width, geometry.input_height], np.float32)
-        boxes = by_width[4][rows].astype(np.float32)
+        boxes = bounded(by_width[4][rows])
         if not self.params.decoded:
             centre, side = _ultraface_priors(geometry.input_width, geometry.input_height)
             if len(centre) != len(by_width[2]):
                 raise wrong_outputs("ultraface", f"{len(centre)} rows for this input size", outputs)
             centre, side = centre[rows], side[rows]
             middle = centre + boxes[:, :2] * 0.1 * side
-            half = np.exp(np.clip(boxes[:, 2:] * 0.2, -20, 20)) * side / 2
+            half = side_from_log(boxes[:, 2:] * 0.2) * side / 2
             boxes = np.concatenate((middle - half, middle + half), axis=1)
         corners = (boxes * np.tile(size, 2)).astype(np.float32)
         score = by_width[2][rows, 1].astype(np.float32)
@@ -114,10 +116,10 @@ class YuNet:
         rows = np.flatnonzero(score >= params.score)
         stride = grid.stride[rows, None]
         cell = np.stack((grid.x[rows], grid.y[rows]), axis=1)
-        box = boxes[rows].astype(np.float32)
-        centre, side = (cell + box[:, :2]) * stride, np.exp(np.clip(box[:, 2:], -20, 20)) * stride
+        box = bounded(boxes[rows])
+        centre, side = (cell + box[:, :2]) * stride, side_from_log(box[:, 2:]) * stride
         corners = xyxy_from_centres(centre[:, 0], centre[:, 1], side[:, 0], side[:, 1])
-        landmarks = (points[rows].reshape(-1, 5, 2) + cell[:, None]) * stride[:, None]
+        landmarks = (bounded(points[rows]).reshape(-1, 5, 2) + cell[:, None]) * stride[:, None]
         found = Candidates(
             corners, score[rows].astype(np.float32), np.zeros(len(rows), np.int32), landmarks.astype(np.float32)
         )
@@ -162,7 +164,7 @@ class BlazeFace:
         rows = np.flatnonzero(score >= params.score)
         anchor_x = np.concatenate([(p.x + 0.5) * p.stride for p in parts])[rows]
         anchor_y = np.concatenate([(p.y + 0.5) * p.stride for p in parts])[rows]
-        box = by_width[16][rows].astype(np.float32)
+        box = bounded(by_width[16][rows])
         corners = xyxy_from_centres(box[:, 0] + anchor_x, box[:, 1] + anchor_y, box[:, 2], box[:, 3])
         landmarks = box[:, 4:].reshape(-1, 6, 2) + np.stack((anchor_x, anchor_y), axis=1)[:, None]
         found = Candidates(corners, score[rows], np.zeros(len(rows), np.int32), landmarks)
