@@ -143,10 +143,10 @@ def self_test(artifact: Path, should_stop: Callable[[], bool], timeout_s: float 
     waited_s = 0.0
     while True:
         try:
-            raw, _ = process.communicate(timeout=0.5)
+            raw, _ = process.communicate(timeout=0.1)
             break
         except subprocess.TimeoutExpired:
-            waited_s += 0.5
+            waited_s += 0.1
             if should_stop() or waited_s >= timeout_s:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()
