@@ -113,9 +113,9 @@ class VectorEmbedding:
         value = next(iter(outputs.values())) if len(outputs) == 1 else None
         if value is None or value.size == 0 or max(value.shape, default=0) != value.size:
             raise wrong_outputs("embedding", "one output of d values", outputs)
-        vector = value.reshape(-1).astype(np.float32)
-        length = float(np.linalg.norm(vector.astype(np.float64))) if self.params.normalize else 0.0
-        return Embedding((vector / length).astype(np.float32) if length > 0 else vector)
+        vector = value.reshape(-1).astype(np.float64)
+        length = float(np.linalg.norm(vector)) if self.params.normalize else 0.0
+        return Embedding((vector / length if length > 0 else vector).astype(np.float32))
 
 
 class Regression:
