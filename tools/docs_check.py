@@ -16,11 +16,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-os.environ["NO_COLOR"] = "1"
+os.environ |= {"NO_COLOR": "1", "COLUMNS": "100"}
 
 from edge_sdk import cli, errors  # noqa: E402  (the checkout's, whatever is installed)
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
+_PAGES = re.compile(r"(<!-- pages:(\S+) -->\n).*?(<!-- /pages -->)", re.DOTALL)
 _BENCH = re.compile(r"(<!-- bench:(\S+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
 
@@ -102,6 +103,18 @@ def with_bench_tables(text: str) -> str:
     return _BENCH.sub(fill, text)
 
 
+def with_lists_of_pages(text: str) -> str:
+    """Return the index with its `<!-- pages:FOLDER -->` blocks listing the pages of docs/FOLDER by their titles."""
+
+    def fill(match: re.Match[str]) -> str:
+        folder = ROOT / "docs" / match.group(2)
+        titles = {path: path.read_text().splitlines()[0].lstrip("# ") for path in sorted(folder.glob("*.md"))}
+        lines = [f"- [{title}]({folder.name}/{path.name})\n" for path, title in titles.items()]
+        return match.group(1) + "".join(lines) + match.group(3)
+
+    return _PAGES.sub(fill, text)
+
+
 def dead_links(page: Path, text: str) -> Iterator[str]:
     """Yield one line for each relative link of `page` that leads to no file."""
     for target in _LINK.findall(text):
@@ -112,19 +125,9 @@ def dead_links(page: Path, text: str) -> Iterator[str]:
 def main() -> int:
     write = "--write" in sys.argv[1:]
     reference = ROOT / "docs" / "reference"
-    wanted = {reference / "cli.md": command_line_page(), reference / "errors.md": errors_page()}
+    problems = freshen({reference / "cli.md": command_line_page(), reference / "errors.md": errors_page()}, write)
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-    for page in pages:
-        if page not in wanted and (filled := with_bench_tables(page.read_text())) != page.read_text():
-            wanted[page] = filled
-    problems = []
-    for page, text in wanted.items():
-        if not page.is_file() or page.read_text() != text:
-            if write:
-                page.write_text(text)
-                print(f"wrote {page.relative_to(ROOT)}")
-            else:
-                problems.append(f"{page.relative_to(ROOT)} is out of date: run `make docs`")
+    problems += freshen({page: with_lists_of_pages(with_bench_tables(page.read_text())) for page in pages}, write)
     index = (ROOT / "docs" / "index.md").read_text()
     for page in pages:
         problems += dead_links(page, page.read_text())
@@ -134,6 +137,20 @@ def main() -> int:
     for problem in sorted(problems):
         print(problem, file=sys.stderr)
     return 1 if problems else 0
+
+
+def freshen(wanted: dict[Path, str], write: bool) -> list[str]:
+    """Write the pages that differ from what is wanted, or return one line for each."""
+    problems = []
+    for page, text in wanted.items():
+        if page.is_file() and page.read_text() == text:
+            continue
+        if write:
+            page.write_text(text)
+            print(f"wrote {page.relative_to(ROOT)}")
+        else:
+            problems.append(f"{page.relative_to(ROOT)} is out of date: run `make docs`")
+    return problems
 
 
 if __name__ == "__main__":
