@@ -36,6 +36,7 @@ class MotionGate:
         self.params = params or MotionParams()
         self._regions = [polygon(r, what=f"motion gate: region {i + 1}") for i, r in enumerate(self.params.regions)]
         self._background: NDArray[np.float32] | None = None
+        self._shape: tuple[int, ...] = ()
         self._mask: Gray | None = None
         self._watched = 1
         self._t_s = 0.0
@@ -50,7 +51,7 @@ class MotionGate:
         gray = analysis_gray(image)
         self.frames += 1
         background = self._background
-        if background is None or background.shape != gray.shape or t_s < self._t_s:
+        if background is None or image.shape != self._shape or t_s < self._t_s:
             self._restart(gray, image, t_s)
             return True
         changed = cv2.absdiff(gray, cv2.convertScaleAbs(background))
@@ -71,7 +72,7 @@ class MotionGate:
         return False
 
     def _restart(self, gray: Gray, image: Image, t_s: float) -> None:
-        self._background = gray.astype(np.float32)
+        self._background, self._shape = gray.astype(np.float32), image.shape
         self._mask, self._watched = None, gray.size
         if self._regions:
             scale = gray.shape[1] / image.shape[1]

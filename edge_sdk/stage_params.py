@@ -182,10 +182,10 @@ class MotionParams:
         regions: polygons in pixels of the upright frame; only they are watched, none means the whole frame.
     """
 
-    threshold: int = field(default=18, metadata={"min": 1, "max": 255})
-    min_area: float = field(default=0.002, metadata={"min": 0, "max": 1})
-    background_s: float = field(default=1.0, metadata={"min": 0.01, "max": 3600})
-    hold_s: float = field(default=0.5, metadata={"min": 0, "max": 3600})
+    threshold: int = field(default=25, metadata={"min": 1, "max": 255})
+    min_area: float = field(default=0.003, metadata={"min": 0, "max": 1})
+    background_s: float = field(default=0.5, metadata={"min": 0.01, "max": 3600})
+    hold_s: float = field(default=0.3, metadata={"min": 0, "max": 3600})
     refresh_s: float = field(default=10.0, metadata={"min": 0, "max": 86400})
     regions: tuple[tuple[tuple[float, ...], ...], ...] = ()
 

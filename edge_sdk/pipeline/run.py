@@ -241,7 +241,8 @@ class Run:
             if item.gated:
                 if self._last is None:
                     raise BackendError("nothing moved, and no frame has been answered yet")
-                item.result, item.model = self._last.result, self._last.model
+                last = self._last
+                item.result, item.model, item.latency_ms = last.result, last.model, last.latency_ms
             elif self.steps.gate is not None:
                 self._last = replace(item, events=[], counts={})
             self.steps.apply(item)
@@ -253,7 +254,8 @@ class Run:
         return True
 
     def _emit(self, item: FrameResult) -> None:
-        self._watch.put(("result", item))
+        self._findings.add(item)
+        self._tell("result", item)
         for outlet in self._outlets:
             outlet.put(item)
         if self._bag is not None:
@@ -273,7 +275,7 @@ class Run:
                 )
         if first:
             logger.warning("%s", detail, exc_info=None if known else error)
-        self._watch.put(("error", kind, detail))
+        self._tell("error", kind, detail)
         self._count_drop(kind, 1)
 
     def _fail(self, error: Exception) -> None:
@@ -299,14 +301,14 @@ class Run:
                 self._broken.append(error.name or error.message)
             if self._first_error is None:
                 self._first_error = error
-        self._watch.put(("error", "source", error.message))
+        self._tell("error", "source", error.message)
         self._count_drop("broken", 1)
 
     def source_lost(self, error: EdgeError) -> None:
         logger.warning("%s: trying again", error.message)
         with self._lock:
             self._errors["source"] += 1
-        self._watch.put(("error", "source", error.message))
+        self._tell("error", "source", error.message)
 
     def source_back(self) -> None:
         logger.warning("the source gives frames again")
@@ -320,10 +322,14 @@ class Run:
             name, consume, depth=depth, block=self._lossless, on_failure=self._sink_failed, on_drop=self._sink_dropped
         )
 
+    def _tell(self, *event: Any) -> None:
+        """Hand an event to the observers' thread; waking it costs as much as a small model's postprocessing."""
+        if self._observers:
+            self._watch.put(event)
+
     def _observe(self, event: tuple[Any, ...]) -> None:
         kind, *args = event
         if kind == "result":
-            self._findings.add(args[0])
             self._observers.on_result(args[0])
         elif kind == "error":
             self._observers.on_error(*args)
@@ -335,19 +341,19 @@ class Run:
         with self._lock:
             self._errors["sink"] += 1
         if name != "observers":
-            self._watch.put(("error", "sink", f"{name}: {error}"))
+            self._tell("error", "sink", f"{name}: {error}")
         if self._lossless:
             self._fail(error if isinstance(error, EdgeError) else SinkError(f"sink `{name}` failed: {error}"))
         return self._lossless
 
     def _sink_dropped(self, name: str, n: int) -> None:
         if name != "observers":
-            self._watch.put(("drop", name, n))
+            self._tell("drop", name, n)
 
     def _count_drop(self, cause: str, n: int) -> None:
         with self._lock:
             self._dropped[cause] += n
-        self._watch.put(("drop", cause, n))
+        self._tell("drop", cause, n)
 
     # -- the end -------------------------------------------------------------------------------------------------
 
