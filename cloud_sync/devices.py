@@ -32,6 +32,7 @@ class Enrolled:
     tenant: str
     device: str
     credential: str
+    profile: str
 
 
 def add_device(
@@ -102,7 +103,7 @@ def enroll(db: Database, token: str, nonce: str | None, *, now: float) -> Enroll
         )
         again = "again with the same nonce" if used is not None else ""
         audit(tx, now=now, actor=f"device:{device}", action="device.enroll", subject=device, detail=again)
-    return Enrolled(row["tenant"], device, credential)
+    return Enrolled(row["tenant"], device, credential, row["profile"])
 
 
 _ASK_AGAIN = "ask the operator for a new one: `edge device add NAME`"

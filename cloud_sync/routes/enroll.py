@@ -33,6 +33,7 @@ def router(services: Services) -> APIRouter:
         return {
             "tenant": got.tenant,
             "device": got.device,
+            "profile": got.profile,
             "broker_url": _broker_url(services, request),
             "credential": got.credential,
             "tuf_root": root,

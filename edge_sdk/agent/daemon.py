@@ -263,6 +263,7 @@ class Agent:
     def _tick(self, now_s: float) -> None:
         self._apply(reconcile.tick(self._state, self._clock()))
         self._watch_trial(now_s)
+        self._watch_outbox()
         self._pump(now_s)
         self._send_steps()
         self._report(now_s)
@@ -281,6 +282,13 @@ class Agent:
         elif verdict in (Verdict.BAD, Verdict.INCONCLUSIVE):
             logger.error("trial failed: %s", why)
             self._apply(reconcile.trial_failed(self._state, why, self._clock(), blame=verdict is Verdict.BAD))
+
+    def _watch_outbox(self) -> None:
+        note = self._outbox.note
+        if note is not None and "was damaged" in note:
+            self._alarm("outbox_damaged", note)
+            self._outbox.clear_note()
+            self._save(replace(self._state, error=note))
 
     def _pump(self, now_s: float) -> None:
         if not self._link.connected:

@@ -137,7 +137,7 @@ class WindowObserver:
             self._wake.notify()
 
     def on_drop(self, cause: str, n: int) -> None:
-        """Count frames that were never answered; `observer` were answered and not shown here, other causes are errors."""
+        """Count frames that were never answered; `observer` were, unseen by this one; other causes come as errors."""
         with self._wake:
             if cause in ("latest", "broken"):
                 self._window.count.dropped += n

@@ -401,6 +401,17 @@ def test_a_worker_that_dies_is_restarted_and_the_alarm_is_kept(
     assert device.end() == 0
 
 
+def test_a_damaged_outbox_is_put_aside_and_said(device: Device, artifacts: tuple[Artifact, Artifact]) -> None:
+    digest = device.install(artifacts[0])
+    device.save(AgentState(active=digest, committed=digest, phase=Phase.COMMITTED))
+    device.paths.outbox.write_bytes(os.urandom(50_000))
+    device.start()
+    wait_for(device.windows, f"windows\n{device.log()}")
+    wait_for(lambda: "kept as outbox.db.damaged-0" in (device.state().get("error") or ""), "the error")
+    assert device.alarms() == ["outbox_damaged"]
+    assert device.end() == 0
+
+
 def test_a_self_test_names_what_was_wrong(artifacts: tuple[Artifact, Artifact], tmp_path: Path) -> None:
     self_test(artifacts[0].path, lambda: False)
     wrong = build_artifact(tmp_path / "wrong.edge", model=tiny_classifier_onnx(constant=0.0))
