@@ -12,8 +12,8 @@ _ITERATIONS = 101  # mosquitto's own default; the secrets hashed here are 256 ra
 
 
 def new_secret() -> str:
-    """Return 256 random bits as text that needs no quoting anywhere."""
-    return secrets.token_urlsafe(32)
+    """Return 256 random bits in hex: needs no quoting anywhere and is never taken for an option."""
+    return secrets.token_hex(32)
 
 
 def hash_claim(token: str) -> str:
