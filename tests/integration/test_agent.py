@@ -107,7 +107,7 @@ class Device:
         db = sqlite3.connect(self.paths.outbox, timeout=10)
         try:
             rows = [json.loads(row[0]) for row in db.execute("SELECT json FROM events ORDER BY seq")]
-        except sqlite3.OperationalError:  # it is being made
+        except sqlite3.DatabaseError:  # it is being made, or put aside
             return []
         finally:
             db.close()
