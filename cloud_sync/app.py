@@ -34,7 +34,7 @@ AREAS = (
     "retrain",
     "console",
 )
-_DRAIN_BYTES = 16 * 1024 * 1024
+_DRAIN_BYTES = 64 * 1024 * 1024
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -108,18 +108,21 @@ class BodyLimit:
             await self._refuse(scope, receive, send, limit)
             return
         seen = 0
-        started = False
+        started = complete = False
 
         async def limited() -> MutableMapping[str, Any]:
-            nonlocal seen
+            nonlocal seen, complete
             message = await receive()
             seen += len(message.get("body", b""))
+            complete = not message.get("more_body")
             if seen > limit:
                 raise _too_large(limit)
             return message
 
         async def watched(message: MutableMapping[str, Any]) -> None:
             nonlocal started
+            if not started and not complete and message.get("status", 200) >= 400:
+                await _drain(receive)
             started = True
             await send(message)
 

@@ -77,6 +77,10 @@ class MqttLink:
     async def publish_desired(self, tenant: str, device: str, desired: Desired | None) -> None:
         self.publish(tenant, device, "desired", b"" if desired is None else desired.to_json(), retain=True)
 
+    async def forget(self, tenant: str, device: str) -> None:
+        for leaf in ("desired", "state"):
+            self.publish(tenant, device, leaf, b"", retain=True)
+
     async def publish_ack(self, tenant: str, device: str, stream: str, ranges: Sequence[tuple[int, int]]) -> None:
         self.publish(tenant, device, "ack", codec.encode_ack(stream, ranges))
 

@@ -161,8 +161,8 @@ def parse(topic: str, payload: bytes, retained: bool) -> Batch | Report | Step |
         return Rejected("too_large", topic, payload, device)
     if leaf in ("t", "alarm"):
         return _batch(topic, payload, tenant, device, leaf)
-    if not payload and retained:
-        return Rejected("empty", topic, payload, device, keep=False)
+    if not payload and (retained or leaf == "state"):
+        return Rejected("empty", topic, payload, device, keep=False)  # a retained state that was cleared
     try:
         if leaf == "ota":
             step = Transition.from_json(payload)

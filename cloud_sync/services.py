@@ -29,6 +29,10 @@ class Link(Protocol):
         """
         ...
 
+    async def forget(self, tenant: str, device: str) -> None:
+        """Clear what the broker retains of a device that left the fleet."""
+        ...
+
     async def publish_ack(self, tenant: str, device: str, stream: str, ranges: Sequence[tuple[int, int]]) -> None:
         """Tell a device that inclusive sequence ranges of a stream are committed."""
         ...

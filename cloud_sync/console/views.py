@@ -12,6 +12,7 @@ from cloud_sync.services import Services
 Row = dict[str, Any]
 FEATURES = ("brightness", "contrast", "saturation", "entropy", "sharpness", "noise")
 _POINTS = 300
+_ROWS = 500
 _ACTIVE = ("DRAFT", "AWAITING_APPROVAL", "READY", "RUNNING", "HELD", "PAUSED", "BAKING", "ROLLING_BACK")
 ACTIONS: Mapping[str, tuple[str, ...]] = {
     "approve": ("DRAFT", "AWAITING_APPROVAL"),
@@ -30,9 +31,11 @@ def fleet(services: Services, tenant: str, now: float) -> Row:
         row["artifact"] = names.get(row["digest"] or "")
         row["drift"] = drift.get(row["id"])
     count = {status: sum(r["status"] == status for r in rows) for status in devices.STATUSES}
+    shown = sorted(rows, key=_trouble)[:_ROWS] if len(rows) > _ROWS else rows
     alarms = services.db.query("SELECT count(*) AS n FROM alarms WHERE tenant = ? AND t > ?", (tenant, now - 86400))
     return {
-        "devices": rows,
+        "devices": shown,
+        "total": len(rows),
         "count": count,
         "waiting": sum(r["outbox"]["rows"] or 0 for r in rows),
         "dropped": sum(r["outbox"]["dropped"] or 0 for r in rows),
@@ -171,6 +174,13 @@ def digests(services: Services) -> dict[str, str]:
     """Return `name version` of every artifact in the catalog, by digest."""
     rows = services.db.query("SELECT sha256, name, version FROM artifacts")
     return {r["sha256"]: f"{r['name']} {r['version']}" for r in rows}
+
+
+def _trouble(row: Row) -> tuple[bool, bool, str]:
+    """Sort key that puts devices that somebody should look at first."""
+    drifting = row["drift"] in ("drifted", "likely_harm")
+    fine = row["status"] in ("online", "new") and not row["error"] and not drifting
+    return fine, not row["outbox"]["dropped"], row["id"]
 
 
 def _devices(services: Services, tenant: str, now: float) -> list[Row]:

@@ -71,7 +71,7 @@ def router(services: Services) -> APIRouter:
     async def retire(device: str, who: Operator) -> dict[str, Any]:
         """Take a device out of the fleet; its history stays."""
         await asyncio.to_thread(devices.retire_device, db, who.tenant, device, now=time.time(), actor=who.actor)
-        await services.link.publish_desired(who.tenant, device, None)
+        await services.link.forget(who.tenant, device)
         await services.broker.sync_credentials()
         return {"device": device, "retired": True}
 

@@ -276,3 +276,25 @@ def test_a_claim_token_works_once_and_again_only_for_the_device_that_asked_first
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(request)
     assert caught.value.code in (401, 404)
+
+
+def test_a_large_upload_without_the_right_token_gets_an_answer_not_a_broken_pipe(serve, tmp_path):
+    file = tmp_path / "large.edge"
+    file.write_bytes(bytes(20_000_000))
+    with pytest.raises(SyncError, match="the operator token is wrong"):
+        Client(serve.about["url"], "x" * 43).upload("/artifacts", file)
+    with pytest.raises(UsageError, match="cannot read"):
+        serve.client.upload("/artifacts", tmp_path / "absent")
+
+
+def test_nothing_of_a_retired_device_stays_retained(serve, devices):
+    gone = devices(serve.device("cam-gone")).connect()
+    gone.publish("state", b'{"v":1,"online":true}', retain=True)
+    wait_for(lambda: serve.client.get("/api/v1/devices/cam-gone")["online"])
+    serve.client.delete("/api/v1/devices/cam-gone")
+    token = serve.client.post("/api/v1/devices", {"device": "cam-gone", "profile": "generic-cpu"})["token"]
+    identity = serve.client.post("/api/v1/enroll", {"token": token})
+    back = devices(Device(identity)).connect()
+    back.send(1)
+    wait_for(back.drained)
+    assert serve.client.get("/api/v1/devices/cam-gone")["online"] is False
