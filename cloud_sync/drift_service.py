@@ -213,8 +213,8 @@ class Drift:
             tuple(f["feature"] for f in sorted(m["evidence"]["features"], key=lambda f: f["feature"])) for m in members
         ]
         members = [m for m, names in zip(members, features, strict=True) if names == features[0]]
-        last = past["window"] if past else 0
-        news = [m for m in members if m["window"] > last]
+        last = past["window_id"] if past else 0
+        news = [m for m in members if m["window_id"] > last]
         if len(members) < _POOL_LEAST or len(news) < 0.8 * len(members):
             return None
         tests = [t for m in members if (t := drift.stored_test(m, m["evidence"])) is not None]
@@ -230,7 +230,7 @@ class Drift:
             "model": "",
             "kind": kind,
             "t": max(m["t"] for m in members),
-            "window": max(m["window"] for m in members),
+            "window_id": max(m["window_id"] for m in members),
             "n": sum(m["n"] for m in members),
             "statistic": statistic,
             "p": p,
@@ -266,7 +266,7 @@ def _row(tenant: str, unit: _Unit, verdict: drift.Verdict) -> Row:
         "model": unit.standing.model,
         "kind": finding.kind,
         "t": unit.t,
-        "window": unit.window,
+        "window_id": unit.window,
         "n": finding.n,
         "statistic": finding.statistic,
         "p": finding.p,

@@ -110,7 +110,7 @@ def add_verdicts(tx: Transaction, rows: Sequence[Row], keep: int) -> None:
         "model",
         "kind",
         "t",
-        "window",
+        "window_id",
         "n",
         "statistic",
         "p",
@@ -120,7 +120,7 @@ def add_verdicts(tx: Transaction, rows: Sequence[Row], keep: int) -> None:
     )
     tx.executemany(
         f"INSERT INTO drift_verdicts ({', '.join(columns)}) VALUES ({', '.join('?' for _ in columns)})"
-        " ON CONFLICT (device, pipeline, kind, window) DO NOTHING",
+        " ON CONFLICT (device, pipeline, kind, window_id) DO NOTHING",
         [[r[c] for c in columns] for r in rows],
     )
     for device in {r["device"] for r in rows}:

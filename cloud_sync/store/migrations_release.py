@@ -131,7 +131,7 @@ def _rollouts(db: Any) -> None:
     db["rollout_observations"].create(
         {
             "rollout": str,
-            "window": int,
+            "window_id": int,
             "device": str,
             "canary": int,
             "t": float,
@@ -139,7 +139,7 @@ def _rollouts(db: Any) -> None:
             "slow_share": float,
             "confidence": float,
         },
-        pk=("rollout", "window"),
+        pk=("rollout", "window_id"),
         not_null={"device", "canary", "t", "error_share", "slow_share", "confidence"},
     )
     db["rollout_events"].create(
@@ -189,7 +189,7 @@ def _drift(db: Any) -> None:
             "model": str,
             "kind": str,
             "t": float,
-            "window": int,
+            "window_id": int,
             "n": int,
             "statistic": float,
             "p": float,
@@ -198,9 +198,9 @@ def _drift(db: Any) -> None:
             "evidence_json": str,
         },
         pk="id",
-        not_null={"tenant", "device", "pipeline", "model", "kind", "t", "window", "n", "flagged", "state"},
+        not_null={"tenant", "device", "pipeline", "model", "kind", "t", "window_id", "n", "flagged", "state"},
     )
-    db["drift_verdicts"].create_index(["device", "pipeline", "kind", "window"], unique=True)
+    db["drift_verdicts"].create_index(["device", "pipeline", "kind", "window_id"], unique=True)
     db["drift_verdicts"].create_index(["t"])
 
 

@@ -230,8 +230,8 @@ def save_observations(
 ) -> None:
     """Insert (window, canary, observation) rows and remember how far the windows were read."""
     tx.executemany(
-        "INSERT INTO rollout_observations (rollout, window, device, canary, t, error_share, slow_share, confidence)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (rollout, window) DO NOTHING",
+        "INSERT INTO rollout_observations (rollout, window_id, device, canary, t, error_share, slow_share, confidence)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (rollout, window_id) DO NOTHING",
         [(rollout, w, o.device, int(canary), o.t, o.error_share, o.slow_share, o.confidence) for w, canary, o in found],
     )
     tx.execute("UPDATE rollouts SET cursor = ? WHERE id = ?", (cursor, rollout))
@@ -240,7 +240,7 @@ def save_observations(
 def observations(db: Database, rollout: str) -> tuple[list[Observation], list[Observation]]:
     """Return (canary, rest) in the order in which the windows came."""
     arms: tuple[list[Observation], list[Observation]] = ([], [])
-    for r in db.query("SELECT * FROM rollout_observations WHERE rollout = ? ORDER BY window", (rollout,)):
+    for r in db.query("SELECT * FROM rollout_observations WHERE rollout = ? ORDER BY window_id", (rollout,)):
         arms[0 if r["canary"] else 1].append(
             Observation(
                 device=r["device"],

@@ -156,7 +156,7 @@ def test_a_killed_service_judges_every_window_exactly_once(world: Any, drift: Dr
     Drift(world.db, "default", POLICY).step(world.now)
     series = [v for v in drift.series("cam") if v["kind"] == "image"]
     assert len(series) == 4
-    assert [v["window"] for v in series] == sorted({v["window"] for v in series})
+    assert [v["window_id"] for v in series] == sorted({v["window_id"] for v in series})
 
 
 def test_healthy_devices_with_different_cameras_raise_no_alarm_and_one_that_drifts_is_found(world: Any) -> None:
