@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.tasks.base import Classes, Detections
+from edge_sdk.tasks.results import Classes, Detections, Embedding, Keypoints, Mask
 
 Vector = NDArray[np.float64]
 Features = Mapping[str, float]
@@ -102,18 +102,17 @@ def output_features(result: Any, frame_shape: tuple[int, ...]) -> tuple[tuple[st
     - Detection: `count` n / (n + 8), `top` and `mean` score, `box_area` sqrt(mean part of the frame that a box covers),
       `label_entropy` of the boxes' classes / ln(8), cut at 1; all 0 when nothing is found.
     - Segmentation: `top` largest part of the frame with one class, `entropy` of the parts / ln(8), cut at 1.
-    - Keypoints: `top` and `mean` score.
+    - Keypoints: `top` and `mean` score, 0 when there are none.
     """
     if isinstance(result, Classes):
         return ("top", "margin", "entropy"), _classes(result.probs)
     if isinstance(result, Detections):
         return ("count", "top", "mean", "box_area", "label_entropy"), _detections(result, frame_shape)
-    if hasattr(result, "class_map"):
-        return ("top", "entropy"), _mask(np.asarray(result.class_map))
-    scores = getattr(result, "scores", getattr(result, "score", None))
-    if scores is not None and np.size(scores):
-        values = np.asarray(scores, np.float64).ravel()
-        return ("top", "mean"), np.clip(np.array([values.max(), values.mean()]), 0, 1)
+    if isinstance(result, Mask):
+        return ("top", "entropy"), _mask(result.ids)
+    if isinstance(result, Keypoints):
+        score = result.score if result.score.size else np.zeros(1)
+        return ("top", "mean"), _unit(np.array([score.max(), score.mean()], np.float64))
     return None
 
 
@@ -123,6 +122,8 @@ def top_score(result: Any) -> float | None:
         return float(result.score.max()) if len(result) else None
     if isinstance(result, Classes):
         return result.score if result.probs.size else None
+    if isinstance(result, Keypoints):
+        return float(result.score.max()) if result.score.size else None
     return None
 
 
@@ -144,10 +145,9 @@ def embedding_features(result: Any) -> tuple[tuple[str, ...], Vector] | None:
     The vector is scaled to length 1 and projected on fixed random directions (the same for every device and version);
     the normal distribution function spreads each value over [0, 1].
     """
-    found = getattr(result, "embedding", getattr(result, "vector", None))
-    if found is None:
+    if not isinstance(result, Embedding):
         return None
-    vector = np.asarray(found, np.float64).ravel()
+    vector = np.asarray(result.vector, np.float64).ravel()
     length = float(np.linalg.norm(vector))
     if not vector.size or not math.isfinite(length) or length == 0.0:
         return None

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_sdk.sources.base import Image
-from edge_sdk.tasks.base import Classes, Detections
+from edge_sdk.tasks.results import Classes, Detections, Embedding, Geometry, Keypoints, Mask, Values
 from edge_sdk.telemetry.features import (
     IMAGE_NAMES,
     embedding_features,
@@ -118,10 +118,6 @@ def test_detections_are_counted_sized_and_scored() -> None:
 
 
 def test_an_embedding_is_projected_alike_on_every_device() -> None:
-    class Embedding:
-        def __init__(self, vector: NDArray[np.float32]) -> None:
-            self.vector = vector
-
     rng = np.random.default_rng(5)
     values = []
     for _ in range(300):
@@ -132,3 +128,14 @@ def test_an_embedding_is_projected_alike_on_every_device() -> None:
     assert np.std(values) == pytest.approx(12**-0.5, abs=0.05)
     assert embedding_features(Embedding(np.zeros(4, np.float32))) is None
     assert embedding_features(Detections.empty()) is None
+
+
+def test_masks_keypoints_and_values_have_their_own_output_features() -> None:
+    geometry = Geometry(8, 8, 8, 8, 1.0, 1.0)
+    ids = np.zeros((8, 8), np.uint8)
+    ids[:4] = 3
+    assert output_features(Mask(ids, geometry), (8, 8, 3)) == (("top", "entropy"), pytest.approx([0.5, 1 / 3]))
+    points = Keypoints(np.zeros((2, 2), np.float32), np.array([0.9, 0.5], np.float32))
+    assert output_features(points, (8, 8, 3)) == (("top", "mean"), pytest.approx([0.9, 0.7]))
+    assert top_score(points) == pytest.approx(0.9)
+    assert output_features(Values(np.array([3.0], np.float32)), (8, 8, 3)) is None
