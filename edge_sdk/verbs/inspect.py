@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_sdk.output import Output, table
-from edge_sdk.verbs.verify import open_artifact
+from edge_sdk.verbs.verify import form_step, open_artifact
 
 if TYPE_CHECKING:
     from edge_sdk.artifact import Artifact
@@ -19,9 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, output: Output) -> int:
     """Print the manifest, the evidence and the entries."""
-    artifact, check = open_artifact(args.artifact, output)
+    artifact, code = open_artifact(args.artifact, output)
     if artifact is None:
-        return check.exit_code
+        return code
     from edge_sdk.schemas import document
 
     manifest: dict[str, Any] = document.write(artifact.manifest)
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace, output: Output) -> int:
         "digest": artifact.sha256,
         "size": args.artifact.stat().st_size,
         "ok": True,
-        "checks": [check.to_json()],
+        "checks": [form_step()],
         "manifest": manifest,
         "evidence": artifact.evidence,
     }

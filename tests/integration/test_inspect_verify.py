@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,16 +18,21 @@ from edge_sdk.errors import ArtifactError
 pytest.importorskip("onnxruntime")
 
 
-def edge(*words: str | Path) -> tuple[int, str, str]:
+def edge(*words: str | Path, path: Path | None = None) -> tuple[int, str, str]:
     run = subprocess.run(
-        [sys.executable, "-m", "edge_sdk", *map(str, words)], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "edge_sdk", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | ({"PYTHONPATH": str(path)} if path else {}),
     )
     assert "Traceback" not in run.stderr
     return run.returncode, run.stdout, run.stderr
 
 
-def edge_json(*words: str | Path) -> tuple[int, Any]:
-    code, out, _ = edge(*words, "--json")
+def edge_json(*words: str | Path, path: Path | None = None) -> tuple[int, Any]:
+    code, out, _ = edge(*words, "--json", path=path)
     return code, json.loads(out)
 
 
@@ -67,6 +73,57 @@ def test_verify_ends_with_3_when_the_runtime_is_not_there(tmp_path: Path) -> Non
 def test_verify_says_when_there_was_nothing_to_run(tmp_path: Path) -> None:
     code, found = edge_json("verify", testing.build_artifact(tmp_path / "a.edge", golden=False).path)
     assert (code, found["checks"][-1]["detail"]) == (0, "the artifact has no golden inputs, nothing was run")
+
+
+@pytest.fixture
+def odd_engines(tmp_path: Path) -> Path:
+    """A folder for PYTHONPATH with an installed plug-in: runtimes that crash, hang and print."""
+    folder = tmp_path / "site"
+    info = folder / "odd_engines-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd-engines\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[edge_sdk.runtime]\ncrash = odd_engines:Crash\nhang = odd_engines:Hang\nchatty = odd_engines:Chatty\n"
+    )
+    (folder / "odd_engines.py").write_text(
+        "import os, time\n"
+        "from edge_sdk.runtimes.ort import OrtRuntime\n"
+        "class Crash(OrtRuntime):\n"
+        "    def infer(self, feeds): os.abort()\n"
+        "class Hang(OrtRuntime):\n"
+        "    def infer(self, feeds): time.sleep(600)\n"
+        "class Chatty(OrtRuntime):\n"
+        "    def infer(self, feeds): print('hello'); return super().infer(feeds)\n"
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("engine", "words", "message"),
+    [
+        ("crash", (), "the engine took its process down: SIGABRT"),
+        ("hang", ("--timeout-s", "5"), "the engine did not answer within 5 s"),
+    ],
+)
+def test_an_engine_that_dies_or_hangs_is_an_answer(
+    engine: str, words: tuple[str, ...], message: str, odd_engines: Path, tmp_path: Path
+) -> None:
+    artifact = testing.build_artifact(tmp_path / "a.edge", runtime={"name": engine}, golden=False)
+    genuine = testing.build_artifact(tmp_path / "g.edge")
+    entries = {n: genuine.read(n) for n in genuine.names if n not in ("manifest.json", "evidence.json")}
+    write_artifact(artifact.path, manifest=artifact.manifest, entries=entries, evidence={})
+    code, found = edge_json("verify", artifact.path, *words, path=odd_engines)
+    assert (code, found["ok"], found["error"]["kind"]) == (6, False, "worker")
+    assert message in found["error"]["message"]
+
+
+def test_what_an_engine_prints_does_not_spoil_the_answer(odd_engines: Path, tmp_path: Path) -> None:
+    genuine = testing.build_artifact(tmp_path / "g.edge")
+    manifest = testing.tiny_manifest(runtime={"name": "chatty"})
+    entries = {n: genuine.read(n) for n in genuine.names if n not in ("manifest.json", "evidence.json")}
+    write_artifact(tmp_path / "a.edge", manifest=manifest, entries=entries, evidence={})
+    code, found = edge_json("verify", tmp_path / "a.edge", path=odd_engines)
+    assert (code, found["ok"]) == (0, True)
 
 
 @pytest.mark.parametrize("verb", ["inspect", "verify"])
