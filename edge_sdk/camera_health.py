@@ -38,9 +38,9 @@ class Problem(Enum):
     """What can be wrong with a camera's picture; the first that holds is the one that is reported."""
 
     SIZE = "size"
-    FROZEN = "frozen"
     BLACK = "black"
     OVEREXPOSED = "overexposed"
+    FROZEN = "frozen"
     COVERED = "covered"
     DEFOCUSED = "defocused"
     MOVED = "moved"
@@ -185,14 +185,14 @@ class CameraHealth:
         if self._last_gray is None or not np.array_equal(view.gray, self._last_gray):
             self._last_gray, self._same_since_s = view.gray, t_s
         same_s = t_s - self._same_since_s
-        if same_s >= p.frozen_s:
-            return Problem.FROZEN, same_s, p.frozen_s, f"no pixel changed for {same_s:.1f} s"
         if view.dark < p.black_level:
             why = f"99 % of the pixels are below gray level {view.dark:.0f}"
             return Problem.BLACK, view.dark, p.black_level, why
         if view.bright > p.bright_share:
             why = f"{100 * view.bright:.0f} % of the pixels are white"
             return Problem.OVEREXPOSED, view.bright, p.bright_share, why
+        if same_s >= p.frozen_s:
+            return Problem.FROZEN, same_s, p.frozen_s, f"no pixel changed for {same_s:.1f} s"
         return self._compare(view, t_s, step)
 
     def _compare(self, view: View, t_s: float, step: float) -> Finding:

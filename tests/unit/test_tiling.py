@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -31,7 +33,7 @@ def test_tiles_cover_every_pixel_are_of_one_size_and_overlap(
         assert spans[-1][1] == length
         assert len({b - a for a, b in spans}) == 1
         size = spans[0][1]
-        for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
+        for (_, end), (start, _) in pairwise(spans):
             assert end - start >= part * size - 2
 
 
