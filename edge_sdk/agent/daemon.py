@@ -35,6 +35,7 @@ from edge_sdk.telemetry.outbox import Outbox
 
 logger = logging.getLogger(__name__)
 TICK_S = 0.25
+RESTART_JOB_S = 10.0
 _ALARMS = {
     Phase.FAILED: "update_failed",
     Phase.ROLLED_BACK: "update_rolled_back",
@@ -113,6 +114,7 @@ class Agent:
         self._reported: Reported | None = None
         self._reported_at = 0.0
         self._steps_sent: dict[int, tuple[int, Any]] = {}
+        self._idle_since_s = 0.0
         self._stopping = False
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -139,6 +141,8 @@ class Agent:
                 logger.error("%s", error.message)
             except OSError as error:
                 logger.error("the disk or the system failed: %s", error)
+            except Exception:  # one message that this code cannot handle must not end the device's agent
+                logger.exception("an event could not be handled")
         self._shut_down()
         return 0
 
@@ -262,11 +266,20 @@ class Agent:
 
     def _tick(self, now_s: float) -> None:
         self._apply(reconcile.tick(self._state, self._clock()))
+        self._go_on(now_s)
         self._watch_trial(now_s)
         self._watch_outbox()
         self._pump(now_s)
         self._send_steps()
         self._report(now_s)
+
+    def _go_on(self, now_s: float) -> None:
+        """Start the phase's job again when its end could not be saved (a full disk, for instance)."""
+        job = reconcile.job_of(self._state.phase)
+        if job is None or self._job is not None:
+            self._idle_since_s = now_s
+        elif now_s - self._idle_since_s >= RESTART_JOB_S:
+            self._start(job)
 
     def _watch_trial(self, now_s: float) -> None:
         if self._trial is None:

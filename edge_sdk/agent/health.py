@@ -25,7 +25,7 @@ class HealthPolicy:
     max_nonfinite_rate: float = field(default=0.01, metadata={"min": 0, "max": 1})
     stall_s: float = field(default=30.0, metadata={"min": 0.1})
     max_latency_ratio: float = field(default=3.0, metadata={"min": 1})
-    min_latency_ms: float = field(default=5.0, metadata={"min": 0})
+    min_latency_ms: float = field(default=20.0, metadata={"min": 0})
     patience: float = field(default=5.0, metadata={"min": 1})
 
 

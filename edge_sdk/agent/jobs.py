@@ -64,6 +64,7 @@ class Jobs:
         if job is Job.LOOKUP:
             return self._lookup(desired, state.trust, now)
         if job is Job.DOWNLOAD:
+            self._slots.collect((state.active, state.committed, state.previous, state.factory, desired.sha256))
             self._download(desired, should_stop)
         elif job is Job.INSTALL:
             self._install(desired)

@@ -65,6 +65,11 @@ _JOB = {
 _BEFORE_TRIAL = (Phase.OFFERED, Phase.DOWNLOADING, Phase.PAUSED, Phase.VERIFYING, Phase.STAGED, Phase.TESTED)
 
 
+def job_of(phase: Phase) -> Job | None:
+    """Return the job that must run in a phase; None where the device rests."""
+    return None if phase is Phase.SAFE_MODE else _JOB.get(phase)
+
+
 def offer(state: AgentState, desired: Desired, now: float) -> Step:
     """Take up a desired state; one whose `rev` is not above the newest taken up changes nothing."""
     if desired.rev <= (state.next.rev if state.next else state.rev):
