@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import logging
 import os
@@ -52,6 +53,11 @@ def make_broker(settings: Settings, db: Database, *, on_restart: Callable[[], No
             "mosquitto is not installed", hint="`apt install mosquitto`, or use `--broker embedded` to try things out"
         )
     if kind == "embedded" or mosquitto is None:
+        if importlib.util.find_spec("amqtt") is None:
+            raise BackendError(
+                "there is no broker to start: neither mosquitto nor `amqtt` is installed",
+                hint="`apt install mosquitto`, or pip install 'edge-sdk[cloud]'",
+            )
         return EmbeddedBroker(settings, db, on_restart)
     return MosquittoBroker(settings, db, on_restart, executable=mosquitto)
 

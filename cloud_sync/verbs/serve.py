@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_sdk.errors import UsageError
+from edge_sdk.errors import BackendError, UsageError
 from edge_sdk.output import Output
 
 if TYPE_CHECKING:
@@ -31,8 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, output: Output) -> int:
     import asyncio
 
-    from cloud_sync.service import serve
-    from cloud_sync.settings import load_settings
+    try:
+        from cloud_sync.service import serve
+        from cloud_sync.settings import load_settings
+    except ModuleNotFoundError as error:
+        missing = error.name or "a package"
+        if missing.split(".")[0] in ("edge_sdk", "cloud_sync"):
+            raise
+        raise BackendError(
+            f"`edge serve` needs `{missing}`, which is not installed", hint="pip install 'edge-sdk[cloud]'"
+        ) from None
 
     given = {name: getattr(args, name) for name in ("data", "host", "port", "broker", "store")}
     given["data"] = str(args.data) if args.data is not None else None
