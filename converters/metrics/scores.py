@@ -79,7 +79,7 @@ def collapse(
         return f"every class score is {low[0]:g} on every golden image"
     if not (high > low).any():
         return "no class score changes from image to image"
-    if len(source["low"]) != len(low):
+    if source is candidate or len(source["low"]) != len(low):
         return None
     span = np.asarray(source["high"]) - np.asarray(source["low"])
     moves = span > MOVES * span.max()
