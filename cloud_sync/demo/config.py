@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-CAMERA_FPS = 8.0
+CAMERA_FPS = 10.0
 DEVICES = 5
-SAMPLE_PERIOD_S = 0.12
+SAMPLE_PERIOD_S = 0.1
 WINDOW_N = 16
-TRIAL_S = 3.0
+TRIAL_S = 2.5
 
 SERVE: dict[str, dict[str, Any]] = {
     "": {"control_period_s": 0.5, "console_period_s": 1.0},
@@ -20,12 +20,12 @@ SERVE: dict[str, dict[str, Any]] = {
     "rollout": {
         "stages": [20, 60, 100],
         "first_devices": 1,
-        "soak_s": 2.0,
+        "soak_s": 1.0,
         "bake_s": 2.0,
         "holdback": 0.0,
         "min_windows": 1,
         "min_stage_windows": 2,
-        "silent_after_s": 30.0,
+        "silent_after_s": 60.0,
         "failed_after_s": 2.0,
         "trial_s": TRIAL_S,
         "bin_s": 2.0,
@@ -49,7 +49,7 @@ def serve_toml(retrain: Sequence[str]) -> str:
             "on": ["likely_harm", "drifted"],
             "devices": 3,
             "cooldown_s": 3600.0,
-            "timeout_s": 170.0,
+            "timeout_s": 390.0,
             "rollout": "auto",
         },
     }

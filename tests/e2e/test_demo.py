@@ -1,0 +1,127 @@
+"""`edge demo` from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+psutil = pytest.importorskip("psutil", reason="watches the demo's processes")
+for needed in ("torch", "sklearn", "nncf", "fastapi"):
+    pytest.importorskip(needed, reason="the demo's extras are not installed")
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+STEPS = [
+    "train",
+    "convert",
+    "serve",
+    "enrol",
+    "release",
+    "telemetry",
+    "no-drift",
+    "drift",
+    "retrain",
+    "rollout",
+    "bad-release",
+]
+
+
+def start(*words: str | Path, tmp: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "edge_sdk", "demo", "--json", *map(str, words)]
+    env = {**os.environ, "TMPDIR": str(tmp)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def processes_of(folder: Path, parent: int) -> list[str]:
+    """Return the command lines that name `folder` or belong to `parent`."""
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline", "status"]):
+        line = " ".join(process.info["cmdline"] or [])
+        mine = str(folder) in line and process.info["pid"] not in (parent, os.getpid())
+        if mine and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(line)
+    return found
+
+
+def wait_for(condition, seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.1)
+
+
+@pytest.mark.timeout(1500)
+def test_the_demo_shows_the_whole_line_and_leaves_nothing_behind(tmp_path):
+    demo = start("--broker", "embedded", tmp=tmp_path)
+    out, err = demo.communicate(timeout=1400)
+    report = json.loads(out)
+    assert demo.returncode == 0, err
+    assert report["ok"] is True
+    assert [s["name"] for s in report["steps"]] == STEPS
+    assert all(s["ok"] and s["seconds"] >= 0 and s["detail"] for s in report["steps"])
+    assert "Periods shortened" in err
+    assert list(tmp_path.iterdir()) == []
+    assert processes_of(tmp_path, demo.pid) == []
+
+
+@pytest.mark.timeout(600)
+def test_a_demo_that_is_killed_takes_its_processes_with_it(tmp_path):
+    keep = tmp_path / "keep"
+    demo = start("--keep", keep, "--broker", "embedded", tmp=tmp_path)
+    last = keep / "logs" / "cam-5.log"
+    wait_for(lambda: last.exists() and "is running" in last.read_text(), 400, "five agents")
+    assert len(processes_of(tmp_path, demo.pid)) >= 6
+    demo.kill()
+    demo.communicate()
+    wait_for(lambda: not processes_of(tmp_path, demo.pid), 60, "the end of service and agents")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_says_so_and_ends_with_130(number, tmp_path):
+    keep = tmp_path / "keep"
+    demo = start("--keep", keep, tmp=tmp_path)
+    wait_for((keep / "logs" / "commands.log").exists, 60, "the training")
+    demo.send_signal(number)
+    out, err = demo.communicate(timeout=60)
+    assert demo.returncode == 130, err
+    report = json.loads(out)
+    assert report["ok"] is False
+    assert report["steps"][0]["ok"] is False
+    wait_for(lambda: not processes_of(tmp_path, demo.pid), 30, "the end of the training")
+
+
+def test_a_directory_that_is_in_use_is_not_taken_for_keeping(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    demo = start("--keep", tmp_path, tmp=tmp_path)
+    out, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 2
+    assert "is not empty" in json.loads(out)["error"]["message"]
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_an_own_model_needs_an_own_source(tmp_path):
+    demo = start("--model", "m.onnx", tmp=tmp_path)
+    out, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 2
+    assert json.loads(out)["error"]["message"] == "`edge demo` takes --model and --source together"
+
+
+@pytest.mark.timeout(600)
+def test_an_own_model_is_converted_and_run_on_an_own_video(testdata, tmp_path):
+    keep = tmp_path / "keep"
+    model, video = testdata / "models" / "yolox_nano_416.onnx", testdata / "videos" / "bottle-detection.mp4"
+    demo = start("--model", model, "--source", video, "--keep", keep, tmp=tmp_path)
+    out, err = demo.communicate(timeout=500)
+    report = json.loads(out)
+    assert demo.returncode == 0, err
+    assert [(s["name"], s["ok"]) for s in report["steps"]] == [("convert", True), ("run", True)]
+    labels = {d["label"] for line in (keep / "results.jsonl").open() for d in json.loads(line)["detections"]}
+    assert "bottle" in labels or "39" in labels
+    assert (keep / "annotated.mp4").stat().st_size > 10_000
