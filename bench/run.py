@@ -25,16 +25,22 @@ _NO_BENCHMARK = {"__init__", "run"}
 
 
 def measure(cases: Mapping[str, Callable[[], float]], *, rounds: int) -> dict[str, dict[str, float]]:
-    """Run every case once a round in turn and return median, quartiles (ms of CPU) and the ratio to the first case."""
+    """Run every case once a round in turn and return median, quartiles (ms of CPU) and the ratio to the first case.
+
+    Cases named `GROUP: …` have the first of their group as reference.
+    """
     for case in cases.values():
         case()
     times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds):
         for name, case in cases.items():
             times[name].append(case())
-    base = times[next(iter(cases))]
+    first: dict[str, str] = {}
+    for name in cases:
+        first.setdefault(_group(name), name)
     out = {}
     for name, values in times.items():
+        base = times[first[_group(name)]]
         low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
         ratios = [value / reference for value, reference in zip(values, base, strict=True)]
         out[name] = {
@@ -44,6 +50,10 @@ def measure(cases: Mapping[str, Callable[[], float]], *, rounds: int) -> dict[st
             "ratio": round(statistics.median(ratios), 3),
         }
     return out
+
+
+def _group(case: str) -> str:
+    return case.partition(": ")[0] if ": " in case else ""
 
 
 def cpu_ms(work: Callable[[], Any]) -> float:

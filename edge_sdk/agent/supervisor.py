@@ -401,6 +401,7 @@ def _environment() -> dict[str, str]:
     root = Path(__file__).resolve().parents[2]
     env = dict(os.environ) | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
     env.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    env.setdefault("MALLOC_ARENA_MAX", "2")  # a heap for every thread costs memory and gains nothing here
     env.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "100000000")
     if root.name not in ("site-packages", "dist-packages"):
         env["PYTHONPATH"] = os.pathsep.join(p for p in (str(root), env.get("PYTHONPATH")) if p)
