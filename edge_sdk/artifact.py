@@ -77,6 +77,8 @@ class Artifact:
 
     @classmethod
     def _open(cls, path: Path, where: str) -> Artifact:
+        if path.exists() and not path.is_file():
+            raise ArtifactError(f"{where} is no regular file", hint="give an .edge file")
         try:
             with path.open("rb") as file:
                 return cls._read(path, file, where)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.errors import ArtifactError, UsageError
+from edge_sdk.errors import ArtifactError, BackendError, UsageError
 from edge_sdk.parsing import read_dataclass
 
 T = TypeVar("T")
@@ -91,6 +91,11 @@ def check_model_file(model: Path, runtime: str) -> None:
         raise ArtifactError(
             f"`{model.name}` is a Git LFS pointer, expected a model for {runtime}", hint="run `git lfs pull`"
         )
+
+
+def closed(runtime: str) -> BackendError:
+    """Return the error of an inference after `close`."""
+    return BackendError(f"{runtime}: the model is closed", hint="open it again")
 
 
 def first_line(error: BaseException, limit: int = 300) -> str:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edge_sdk.errors import ArtifactError, BackendError
-from edge_sdk.runtimes.base import Tensor, Tensors, TensorSpec, check_model_file, first_line, read_options
+from edge_sdk.runtimes.base import Tensor, Tensors, TensorSpec, check_model_file, closed, first_line, read_options
 
 try:
     from ai_edge_litert import interpreter as litert
@@ -47,7 +47,7 @@ class LiteRtRuntime:
                 raise ArtifactError(
                     f"`{model.name}` is no LiteRT model: it has not the mark TFL3", hint="export or copy it again"
                 )
-        self._interpreter = _open(model, chosen)
+        self._interpreter: Any = _open(model, chosen)
         self._inputs = {d["name"]: d["index"] for d in self._interpreter.get_input_details()}
         self._outputs = {d["name"]: d["index"] for d in self._interpreter.get_output_details()}
         self.inputs = tuple(_spec(d) for d in self._interpreter.get_input_details())
@@ -57,6 +57,8 @@ class LiteRtRuntime:
         self.outputs = tuple(_spec(d) for d in self._interpreter.get_output_details())
 
     def infer(self, feeds: Tensors) -> dict[str, Tensor]:
+        if self._interpreter is None:
+            raise closed(self.name)
         if feeds.keys() != self._inputs.keys():
             raise BackendError(
                 f"the model has inputs {', '.join(sorted(self._inputs))}, got {', '.join(sorted(feeds)) or 'none'}",
@@ -74,7 +76,7 @@ class LiteRtRuntime:
 
     def close(self) -> None:
         """Drop the interpreter; `infer` must not be called after."""
-        self.__dict__.pop("_interpreter", None)
+        self._interpreter = None
 
 
 def _open(model: Path, chosen: LiteRtOptions) -> Any:

@@ -14,7 +14,7 @@ import edge_sdk.runtimes.no_analytics  # noqa: F401  (before openvino)
 import openvino as ov
 
 from edge_sdk.errors import ArtifactError, BackendError
-from edge_sdk.runtimes.base import Tensor, Tensors, TensorSpec, check_model_file, first_line, read_options
+from edge_sdk.runtimes.base import Tensor, Tensors, TensorSpec, check_model_file, closed, first_line, read_options
 
 _VERSION = ov.__version__.partition("-")[0]
 _DTYPES = {"f32": "float32", "f16": "float16", "f64": "float64", "u8": "uint8", "i8": "int8", "i16": "int16"}
@@ -54,7 +54,7 @@ class OpenVinoRuntime:
             raise _load_error(model, error) from None
         try:
             compiled = core.compile_model(network, device, _properties(chosen, device))
-            self._request = compiled.create_infer_request()
+            self._request: Any = compiled.create_infer_request()
         except Exception as error:
             raise BackendError(
                 f"openvino {_VERSION} cannot run `{model.name}` on {device}: {_said(error)}",
@@ -66,6 +66,8 @@ class OpenVinoRuntime:
         self._dtypes = {name: _spec(port).dtype for port in compiled.inputs for name in _names(port)}
 
     def infer(self, feeds: Tensors) -> dict[str, Tensor]:
+        if self._request is None:
+            raise closed(self.name)
         # OpenVINO would cast another dtype and reuse the last value of an input that is left out.
         given = {name: value.dtype.name for name, value in feeds.items()}
         if len(given) != len(self.inputs) or any(self._dtypes.get(name) != dtype for name, dtype in given.items()):
@@ -84,7 +86,7 @@ class OpenVinoRuntime:
 
     def close(self) -> None:
         """Drop the request and the compiled model; `infer` must not be called after."""
-        self.__dict__.pop("_request", None)
+        self._request = None
 
 
 def _properties(chosen: OpenVinoOptions, device: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edge_sdk.errors import ArtifactError, BackendError
-from edge_sdk.runtimes.base import Tensor, Tensors, TensorSpec, check_model_file, first_line, read_options
+from edge_sdk.runtimes.base import Tensor, Tensors, TensorSpec, check_model_file, closed, first_line, read_options
 
 _UNREADABLE = ("InvalidProtobuf", "InvalidGraph", "NoSuchFile", "NoModel", "InvalidArgument")
 _DTYPES = {
@@ -54,21 +54,24 @@ class OrtRuntime:
         check_model_file(model, self.name)
         provider = _provider(chosen.provider)
         try:
-            self._session = ort.InferenceSession(
+            session = ort.InferenceSession(
                 str(model), _session_options(chosen), providers=[(provider, chosen.provider_options)]
             )
         except Exception as error:
             raise _load_error(model, error) from None
-        if self._session.get_providers()[0] != provider:
+        if session.get_providers()[0] != provider:
             raise BackendError(
-                f"onnxruntime could not use {provider}, it fell back to {self._session.get_providers()[0]}",
+                f"onnxruntime could not use {provider}, it fell back to {session.get_providers()[0]}",
                 hint="check the driver, or name another provider in the profile",
             )
-        self.inputs = tuple(_spec(i) for i in self._session.get_inputs())
-        self.outputs = tuple(_spec(o) for o in self._session.get_outputs())
+        self.inputs = tuple(_spec(i) for i in session.get_inputs())
+        self.outputs = tuple(_spec(o) for o in session.get_outputs())
+        self._session: Any = session
         self._names = [o.name for o in self.outputs]
 
     def infer(self, feeds: Tensors) -> dict[str, Tensor]:
+        if self._session is None:
+            raise closed(self.name)
         try:
             values = self._session.run(self._names, dict(feeds))
         except Exception as error:
@@ -79,7 +82,7 @@ class OrtRuntime:
 
     def close(self) -> None:
         """Drop the session; `infer` must not be called after."""
-        self.__dict__.pop("_session", None)
+        self._session = None
 
 
 def _session_options(chosen: OrtOptions) -> Any:

@@ -117,6 +117,16 @@ def test_a_wrong_feed_is_a_backend_error_and_the_runtime_lives_on(engine: str, t
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_a_closed_runtime_says_so_and_may_be_closed_again(engine: str, testdata: Path) -> None:
+    runtime = open_runtime(engine, testdata / "models" / MODELS[engine][0])
+    feeds = feeds_of(runtime)
+    runtime.close()
+    runtime.close()
+    with pytest.raises(BackendError, match="the model is closed"):
+        runtime.infer(feeds)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_an_unknown_option_is_named_with_the_nearest_one(engine: str, testdata: Path) -> None:
     with pytest.raises(UsageError, match="treads: unknown key, did you mean `threads`"):
         open_runtime(engine, testdata / "models" / MODELS[engine][0], treads=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import pickle
 import stat
 import struct
@@ -184,6 +185,12 @@ def test_opening_needs_no_engine_and_no_numpy(artifact: Artifact) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     refused(tmp_path / "absent.edge", "no such artifact")
+
+
+def test_a_folder_or_a_pipe_is_no_artifact(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        refused(path, "is no regular file")
 
 
 def test_an_entry_that_does_not_exist_is_named(artifact: Artifact) -> None:
