@@ -30,6 +30,7 @@ from edge_sdk.errors import EdgeError, SchemaError, UsageError
 from edge_sdk.pipeline_config import PipelineConfig
 from edge_sdk.schemas import codec, document
 from edge_sdk.schemas.state import LAST_WILL, Desired, Phase, Reported
+from edge_sdk.schemas.state import VERSION as DESIRED_VERSION
 from edge_sdk.schemas.telemetry import Alarm
 from edge_sdk.telemetry.outbox import Outbox
 
@@ -212,6 +213,10 @@ class Agent:
             self._on_command(event.payload)
 
     def _on_desired(self, desired: Desired) -> None:
+        if desired.v != DESIRED_VERSION:
+            raise SchemaError(
+                f"desired: version {desired.v}, this agent reads {DESIRED_VERSION}", hint="upgrade edge-sdk"
+            )
         if self._job in _SWITCHING:
             if self._waiting is None or desired.rev > self._waiting.rev:
                 self._waiting = desired
