@@ -1,7 +1,8 @@
 """Measure and write `bench/results/NAME.json`; the tables in the docs are made from those files.
 
 A benchmark is a module of this folder with `cases() -> dict[str, Callable[[], float]]`: each call does the work once
-and returns its CPU time in ms. The cases take turns, so that a slow minute of the machine meets all of them.
+and returns its CPU time in ms. The cases take turns, so that a slow minute of the machine meets all of them. A module
+with `main(words)` measures and writes its results itself.
 """
 
 from __future__ import annotations
@@ -97,6 +98,9 @@ def main() -> int:
         if name not in known:
             parser.error(f"unknown benchmark `{name}`, known: {', '.join(known)}")
         module = importlib.import_module(f"bench.{name}")
+        if hasattr(module, "main"):
+            module.main([])
+            continue
         rounds = args.rounds or module.ROUNDS
         cases = measure(module.cases(), rounds=rounds)
         result = {"about": module.ABOUT, "rounds": rounds, "machine": machine(), "cases": cases}

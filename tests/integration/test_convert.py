@@ -91,7 +91,7 @@ def test_the_artifact_takes_uint8_frames_answers_rightly_and_carries_its_papers(
     assert artifact.sha256 == two[1]["digest"]
     assert (spec.dtype, spec.layout, spec.shape, spec.color) == ("uint8", "NHWC", (1, 32, 32, 3), "rgb")
     assert artifact.labels == parts.COLORS
-    assert {"card.md", "bom.cdx.json", "evidence.json", "golden/golden.json"} <= set(artifact.names())
+    assert {"card.md", "bom.cdx.json", "evidence.json", "golden/golden.json"} <= set(artifact.names)
     assert artifact.evidence["golden"]["n"] == 30
     assert artifact.evidence["machine"]["isa"]
     import cv2
