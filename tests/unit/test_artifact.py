@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_sdk import testing
+from edge_sdk import payload, testing
 from edge_sdk.artifact import Artifact, write_artifact
 from edge_sdk.artifact_write import compute_payload_digest
 from edge_sdk.errors import ArtifactError, BackendError, SchemaError, UsageError
@@ -526,3 +526,19 @@ def test_a_temporary_folder_that_is_gone_is_named_when_loading(
         artifact.load()
     assert caught.value.hint is not None
     assert "TMPDIR" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["mtcnn_pnet.pt", "mtcnn_rnet.pt", "blazeface.pth", "fastestdet_280e.pth"])
+def test_a_real_torch_file_is_refused_under_any_name(path: Path, testdata: Path, name: str) -> None:
+    entries = {**ENTRIES, "model/weights.bin": testdata / "models" / name}
+    with pytest.raises(ArtifactError, match="is a pickle|a zip archive"):
+        write_artifact(path, manifest=testing.tiny_manifest(), entries=entries, evidence={})
+
+
+@pytest.mark.parametrize("pattern", ["*.onnx", "*.bin", "*.tflite", "*.xml"])
+def test_no_real_model_is_mistaken_for_a_pickle(testdata: Path, pattern: str) -> None:
+    for file in (testdata / "models").glob(pattern):
+        with file.open("rb") as stream:
+            payload.check_head(file.name, stream.read(payload.HEAD_BYTES))
+            if pattern == "*.onnx":
+                payload.check_onnx(stream, 0, file.stat().st_size, file.name)
