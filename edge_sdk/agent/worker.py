@@ -74,6 +74,9 @@ class Job:
         self.pipeline = Pipeline.from_config(
             config, retry_source=bool(spec.get("retry_source")), resume=bool(spec.get("resume"))
         )
+        self._explain_s: float | None = spec.get("explain")
+        if self._explain_s is not None:
+            self.pipeline.focus(self._explain_s)
         if spec.get("telemetry"):
             from edge_sdk.artifact import Artifact
             from edge_sdk.telemetry.observer import open_observer
@@ -100,7 +103,10 @@ class Job:
                     "stages": [self.pipeline.describe()],
                 }
             )
-            return self.pipeline.wait().to_json()
+            report = self.pipeline.wait().to_json()
+            if self._explain_s is not None:
+                report["explain"] = [d.to_json() for d in self.pipeline.explain(self._explain_s)]
+            return report
         finally:
             self.pipeline.close()
 

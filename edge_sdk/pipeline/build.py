@@ -21,7 +21,7 @@ from edge_sdk.pipeline.report import Report
 from edge_sdk.pipeline.run import Run
 from edge_sdk.pipeline.steps import build
 from edge_sdk.pipeline_config import KIND_OF_TASK, SLOT, PipelineConfig, StageConfig
-from edge_sdk.rules import Decision
+from edge_sdk.rules import Decision, Trace
 from edge_sdk.sinks.base import FrameResult, Sink
 from edge_sdk.sources.base import Source
 from edge_sdk.sources.paced import Paced
@@ -67,6 +67,7 @@ class Pipeline:
         self._stage: StageConfig | None = None
         self._artifact: ArtifactLike | None = None
         self._steps: list[StageConfig] = []
+        self._focus_s: float | None = None
         self._sinks: list[tuple[str, Sink | None, dict[str, Any]]] = []
         self._observers: list[Observer] = []
         self._run: Run | None = None
@@ -197,7 +198,13 @@ class Pipeline:
 
         stage, task = self._stage, models.models[0].manifest.task
         try:
-            steps = build(self._steps, task=task, labels=models.models[0].labels, fps=source.fps)
+            steps = build(
+                self._steps,
+                task=task,
+                labels=models.models[0].labels,
+                fps=source.fps,
+                trace=Trace(focus_s=self._focus_s),
+            )
         except BaseException:
             models.close()
             raise
@@ -321,6 +328,12 @@ class Pipeline:
             raise UsageError("a loaded model has no golden inputs", hint="build the pipeline from an artifact")
         artifact = self._artifact if isinstance(self._artifact, Artifact) else Artifact.open(self._artifact)
         return self_test(artifact)
+
+    def focus(self, t_s: float) -> Pipeline:
+        """Keep the decisions around media time `t_s` for `explain`, instead of the latest 2048."""
+        self._not_running("set the focus")
+        self._focus_s = t_s
+        return self
 
     def explain(self, t_s: float, *, window_s: float = 2.0) -> tuple[Decision, ...]:
         """Return why there were events, or none, around media time `t_s`: the latest decisions of all stages."""

@@ -174,7 +174,9 @@ class Steps:
         return [{"name": p.name, "kind": p.kind} | p.describe() for p in parts]
 
 
-def build(configs: Sequence[StageConfig], *, task: str, labels: Sequence[str], fps: float | None) -> Steps:
+def build(
+    configs: Sequence[StageConfig], *, task: str, labels: Sequence[str], fps: float | None, trace: Trace | None = None
+) -> Steps:
     """Build the stages around a model that does `task` and knows `labels`, for a source of `fps`.
 
     Raises:
@@ -182,7 +184,8 @@ def build(configs: Sequence[StageConfig], *, task: str, labels: Sequence[str], f
         UsageError: a polygon or line is none, a class is unknown, two stages share a name, a line has no tracks to
             follow, or the model's answer is of the wrong kind.
     """
-    trace, gate, after = Trace(), None, []
+    trace = Trace() if trace is None else trace
+    gate, after = None, []
     names: set[str] = set()
     tracked = False
     for config in configs:

@@ -17,6 +17,7 @@ from edge_sdk.tasks.base import Detections
 
 Event = dict[str, Any]
 TRACE_ROWS = 2048
+WINDOW_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +47,20 @@ class Decision:
 
 
 class Trace:
-    """The latest decisions, bounded; a repeat of the same answer about the same object is kept once."""
+    """The latest decisions, bounded; a repeat of the same answer about the same object is kept once.
 
-    def __init__(self, rows: int = TRACE_ROWS) -> None:
+    With `focus_s` only those within `window_s` of that media time are kept.
+    """
+
+    def __init__(self, rows: int = TRACE_ROWS, *, focus_s: float | None = None, window_s: float = WINDOW_S) -> None:
         self._rows: deque[Decision] = deque(maxlen=rows)
+        self._focus_s, self._window_s = focus_s, window_s
         self._last: dict[tuple[str, str, int], tuple[bool, str]] = {}
 
     def add(self, decision: Decision, *, answer: str = "") -> None:
         """Keep `decision` unless the last one of its stage, step and object had the same outcome and `answer`."""
+        if self._focus_s is not None and abs(decision.t_s - self._focus_s) > self._window_s:
+            return
         key = (decision.stage, decision.step, decision.track)
         value = (decision.accepted, answer)
         if self._last.get(key) == value:
@@ -67,7 +74,7 @@ class Trace:
         """Say whether `add` would drop it, so that a caller need not build the sentence."""
         return self._last.get((stage, step, track)) == (accepted, answer)
 
-    def around(self, t_s: float, *, window_s: float = 2.0) -> tuple[Decision, ...]:
+    def around(self, t_s: float, *, window_s: float = WINDOW_S) -> tuple[Decision, ...]:
         """Return the decisions within `window_s` of `t_s`, oldest first."""
         return tuple(d for d in self._rows if abs(d.t_s - t_s) <= window_s)
 

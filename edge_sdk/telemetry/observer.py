@@ -121,6 +121,11 @@ class WindowObserver:
                 self._baseline = self._lifetime.quantile(0.95)
             if self._baseline is not None and item.latency_ms > 2 * self._baseline:
                 window.count.slow += 1
+            for event in item.events:
+                alarm = _alarm_of(event)
+                if alarm is not None and len(self._alarms) < 1000:
+                    self._alarms.append((*alarm, item.model))
+                    self._wake.notify()
             if now >= self._next_sample_s and self._mailbox is None:
                 self._next_sample_s = now + self._spec.sample_period_s
                 frame = replace(item.frame, image=item.frame.image.copy())  # the pipeline may reuse its buffer
@@ -232,7 +237,7 @@ class WindowObserver:
             self._alarm_sent[kind] = (sent_s, waiting + 1)
             return
         self._alarm_sent[kind] = (now, 0)
-        name = ALARM_NAMES.get(kind, kind)
+        name = ALARM_NAMES.get(kind, kind.partition(" ")[0])
         alarm = Alarm(
             t=self._clock(),
             name=name,
@@ -246,3 +251,13 @@ class WindowObserver:
 
 def _holds(window: OpenWindow) -> bool:
     return window.n > 0 or any(v for v in (window.count.processed, window.count.dropped, window.count.errors))
+
+
+def _alarm_of(event: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return kind and message of the alarm that an event of a result calls for; None for most."""
+    if event["kind"] == "alert":
+        what = f"{event['count']} matching, best {event['label']} {event['score']:.2f}"
+        return f"alert {event['name']}", f"`{event['name']}`: {what}"
+    if event["kind"] == "camera" and event["state"] == "begin":
+        return f"camera_{event['problem']} {event['name']}", f"`{event['name']}`: {event['why']}"
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import threading
 from pathlib import Path
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sink", action="append", default=[], metavar="URI", help="one more sink, may be repeated")
     parser.add_argument("--score", type=float, metavar="P", help="least score of a detection, 0 to 1")
     parser.add_argument("--workers", type=int, metavar="N", help="frame threads (default: one a core; live: one)")
+    parser.add_argument("--explain", type=float, metavar="T", help="say why there was an event at T seconds, or none")
     parser.add_argument("--check", action="store_true", help="open everything once and say what is wrong; run nothing")
 
 
@@ -36,6 +38,10 @@ def run(args: argparse.Namespace, output: Output) -> int:
     if args.frames is not None and args.frames < 1:
         raise UsageError(f"--frames must be at least 1, found {args.frames}")
     spec = {"mode": "check" if args.check else "run", "pipeline": config.to_json(), "frames": args.frames}
+    if args.explain is not None:
+        if not math.isfinite(args.explain):
+            raise UsageError(f"--explain takes seconds of the source, found {args.explain}")
+        spec["explain"] = args.explain
     session = Session(spec, output, verbose=getattr(args, "verbose", 0) > 0)
     report = session.run()
     if args.check:
@@ -225,10 +231,23 @@ def _report_text(report: dict[str, Any]) -> str:
         lines += ["", table(rows, ["found", "frames", "count", "best score"])]
     else:
         lines.append("nothing found")
+    if "explain" in report:
+        lines += ["", *_explained(report["explain"])]
     written = [f"{redact(s['uri'])} ({s['written']})" for s in report["sinks"]]
     if written:
         lines += ["", "written: " + ", ".join(written)]
     return "\n".join(lines)
+
+
+def _explained(decisions: list[dict[str, Any]]) -> list[str]:
+    """Return the table of what the stages decided, or a line that says that there was nothing to decide."""
+    if not decisions:
+        return ["no stage decided anything then: zones, lines, alerts and the motion gate do"]
+    rows = [
+        [f"{d['t_s']:.2f}", d["stage"], d["step"], d.get("track", ""), "yes" if d["accepted"] else "no", d["why"]]
+        for d in decisions
+    ]
+    return [table(rows, ["t", "stage", "step", "track", "passed", "why"])]
 
 
 def _check_text(report: dict[str, Any]) -> str:

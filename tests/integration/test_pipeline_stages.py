@@ -307,3 +307,24 @@ def yolox(testdata: Path, folder: Path) -> Path:
         "labels.txt": "\n".join(str(i) for i in range(80)).encode(),
     }
     return write_artifact(folder / "yolox.edge", manifest=manifest, entries=entries, evidence={}).path
+
+
+def test_edge_run_explains_a_moment_and_nothing_else(detector: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text(
+        f'[source]\nuri = "synthetic:64x64?n=300"\n[[stage]]\nmodel = {json.dumps(str(detector))}\n'
+        '[[stage]]\nkind = "alert"\nname = "late"\nparams = {min_frames = 9999}\n'
+    )
+    command = [sys.executable, "-m", "edge_sdk", "run", str(tmp_path / "p.toml"), "--explain", "5"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=60, check=False)
+    rows = json.loads(done.stdout)["explain"]
+    assert rows
+    assert all(abs(r["t_s"] - 5) <= 2 and r["stage"] == "late" for r in rows)
+    text = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+    assert rows[0]["why"] in text
+
+
+def test_edge_run_refuses_to_explain_a_moment_that_is_no_number(detector: Path) -> None:
+    command = [sys.executable, "-m", "edge_sdk", "run", "--model", str(detector), "--source", "0", "--explain", "nan"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["message"] == "--explain takes seconds of the source, found nan"

@@ -190,6 +190,27 @@ def test_an_alarm_is_stored_at_once_and_repeated_ones_are_counted(box: Outbox, c
     assert alarms[0].message == "camera 0 is gone"
 
 
+def test_alerts_and_camera_problems_of_results_become_alarms(box: Outbox, clock: Clock) -> None:
+    observer = observe(box, clock)
+    item = answer(0)
+    alert = {"kind": "alert", "count": 2, "label": "person", "score": 0.91, "t_s": 0.0}
+    item.events = [
+        {"kind": "zone_enter", "name": "door", "t_s": 0.0},
+        alert | {"name": "door"},
+        alert | {"name": "yard"},
+        {"kind": "camera", "name": "camera", "problem": "black", "state": "begin", "why": "99 % is dark"},
+        {"kind": "camera", "name": "camera", "problem": "covered", "state": "end"},
+    ]
+    observer.on_result(item)
+    observer.close()
+    alarms = [Alarm.from_event(e) for e in events(box.path) if e["kind"] == "alarm"]
+    assert [(a.name, a.message) for a in alarms] == [
+        ("alert", "`door`: 2 matching, best person 0.91"),
+        ("alert", "`yard`: 2 matching, best person 0.91"),
+        ("camera_black", "`camera`: 99 % is dark"),
+    ]
+
+
 def test_a_frame_without_features_counts_as_missing(box: Outbox, clock: Clock) -> None:
     observer = observe(box, clock)
     item = answer(0)
