@@ -13,7 +13,7 @@ from edge_sdk.agent.health import HealthPolicy
 from edge_sdk.agent.link import LinkPolicy
 from edge_sdk.config import parse, read_toml
 from edge_sdk.errors import ConfigError, SyncError, UsageError
-from edge_sdk.pipeline_config import PipelineConfig
+from edge_sdk.pipeline_config import SLOT, PipelineConfig
 from edge_sdk.schemas import document
 from edge_sdk.schemas.ids import check_id
 
@@ -77,7 +77,12 @@ class AgentConfig:
         if slots.factory is not None:
             slots = replace(slots, factory=folder / slots.factory)
         config = replace(config, state_dir=folder / config.state_dir, pipeline=folder / config.pipeline, slots=slots)
-        PipelineConfig.from_toml(config.pipeline)
+        fixed = [s.model for s in PipelineConfig.from_toml(config.pipeline).stages if s.model != SLOT]
+        if fixed:
+            raise ConfigError(
+                f'{config.pipeline}: stage model is `{fixed[0]}`, under an agent it must be "slot"',
+                hint="name the artifact as `factory` in `[slots]` of agent.toml to run it from the start",
+            )
         return config
 
     def with_telemetry(self, changes: Any) -> AgentConfig:

@@ -166,6 +166,13 @@ def test_a_missing_pipeline_file_is_named(device: Device) -> None:
         AgentConfig.from_toml(device.root / "agent.toml")
 
 
+def test_a_pipeline_with_a_model_of_its_own_is_refused_with_the_way_to_do_it(device: Device) -> None:
+    (device.root / "pipeline.toml").write_text(PIPELINE.replace('"slot"', '"mine.edge"'))
+    with pytest.raises(ConfigError, match=r'stage model is `.*mine\.edge`, under an agent it must be "slot"') as caught:
+        AgentConfig.from_toml(device.root / "agent.toml")
+    assert "`factory`" in (caught.value.hint or "")
+
+
 def test_an_agent_that_has_not_enrolled_says_how(device: Device) -> None:
     device.paths.identity.unlink()
     done = edge("agent", "--config", str(device.root / "agent.toml"))
