@@ -301,6 +301,9 @@ class Run:
                 self._broken.append(error.name or error.message)
             if self._first_error is None:
                 self._first_error = error
+        # A long row of broken images is progress, not a decoder that hangs.
+        now = time.monotonic()
+        self._activity = [(what, now if what == "decode" else since) for what, since in self._activity]
         self._tell("error", "source", error.message)
         self._count_drop("broken", 1)
 

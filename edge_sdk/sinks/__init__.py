@@ -1,4 +1,4 @@
-"""Sinks take results: files of lines, annotated video, MQTT."""
+"""Sinks take results: files of lines, annotated video, MQTT, webhooks."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def sinks() -> Registry:
                 extra="agent",
                 capabilities={"file": False},
             ),
+            "webhook": Plugin(target="edge_sdk.sinks.webhook:Webhook", capabilities={"file": False}),
         },
     )
 

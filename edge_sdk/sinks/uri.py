@@ -8,6 +8,7 @@ from pathlib import Path
 from edge_sdk.errors import UsageError
 from edge_sdk.sources.uri import redact
 
+_ALIASES = {"mqtts": "mqtt", "http": "webhook", "https": "webhook"}
 _BY_SUFFIX = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".mp4": "video"}
 
 
@@ -20,13 +21,13 @@ def sink_name(uri: str) -> str:
     match = re.match(r"^([A-Za-z][A-Za-z0-9+-]{1,30}):", uri)
     if match:
         name = match.group(1).lower()
-        return "mqtt" if name == "mqtts" else name
+        return _ALIASES.get(name, name)
     try:
         return _BY_SUFFIX[Path(uri).suffix.lower()]
     except KeyError:
         raise UsageError(
             f"sink `{redact(uri)}`: no scheme, and its suffix names no kind",
-            hint="for example jsonl:out.jsonl, csv:out.csv, video:out.mp4 or mqtt://host/topic",
+            hint="for example jsonl:out.jsonl, csv:out.csv, video:out.mp4, mqtt://host/topic or https://host/hook",
         ) from None
 
 
