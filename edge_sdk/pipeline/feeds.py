@@ -146,6 +146,11 @@ class LiveFeed:
         for reader in [r.thread for r in self._readers] + [self._keeper]:
             if reader.is_alive():
                 reader.join(max(0.0, deadline - time.monotonic()))
+        with self._changed:
+            left = len(self._slot)
+            self._slot.clear()
+        for _ in range(left):
+            self._events.dropped("latest")
 
     def _keep(self) -> None:
         """Start readers one after the other and notice when one fails or hangs."""
