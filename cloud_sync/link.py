@@ -22,6 +22,7 @@ CLIENT_ID = "service.ingest"
 _FOR_EVER = 0xFFFFFFFF
 _CONNECT_TIMEOUT_S = 10.0
 _MAX_DELAY_S = 5.0
+_NOT_TAKEN = 0x80
 _NEVER = -2  # gmqtt compares its count of failures, 0 at first, with `<=`
 logging.getLogger("gmqtt").addHandler(logging.NullHandler())  # what matters of its complaints is logged here
 
@@ -134,7 +135,10 @@ class MqttLink:
         client.set_auth_credentials(self._broker.username, self._broker.password)
 
         async def on_message(_: Any, name: str, payload: bytes, __: int, properties: dict[str, Any]) -> int:
-            await self._on_message(name, payload, bool(properties.get("retain")))
+            try:
+                await self._on_message(name, payload, bool(properties.get("retain")))
+            except asyncio.CancelledError:  # the service stops, and with it this closed connection
+                return _NOT_TAKEN
             return 0
 
         def on_disconnect(gone: Any, *_: Any) -> None:

@@ -121,3 +121,26 @@ def test_a_second_service_on_the_same_data_is_refused_and_named(own):
     assert own.client.get("/readyz")["ok"]
     own.kill()
     assert own.start().client.get("/healthz")["ok"]  # a dead holder's lock holds nobody up
+
+
+def test_a_service_that_is_stopped_in_the_middle_of_a_stream_ends_quietly(own, devices):
+    import threading
+
+    device = devices(own.device("cam-1")).connect()
+    done = threading.Event()
+
+    def pump() -> None:
+        while not done.is_set():
+            device.send(20)
+            time.sleep(0.002)
+
+    sender = threading.Thread(target=pump)
+    sender.start()
+    wait_for(lambda: device.acked, why="the first acknowledgement")
+    code = own.stop()
+    done.set()
+    sender.join()
+    log = (own.data.parent / "data.log").read_text()
+    assert code == 0
+    assert "Traceback" not in log
+    assert "rror" not in log

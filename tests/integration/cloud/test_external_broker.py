@@ -66,6 +66,7 @@ def test_a_foreign_broker_serves_with_the_files_that_the_service_keeps(foreign, 
     assert service.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_foreign_broker_that_is_not_there_is_named(tmp_path, free_port):
     import sys
 

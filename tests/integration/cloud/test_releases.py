@@ -20,6 +20,7 @@ import pytest
 
 pytest.importorskip("tuf", reason="needs edge-sdk[agent]")
 
+from tuf.api.exceptions import DownloadError
 from tuf.ngclient import Updater
 
 from cloud_sync.errors import ConflictError
@@ -75,6 +76,7 @@ class Camera(Device):
         (self.folder / "tuf").mkdir(parents=True)
         self.digest: str | None = None
         self.rev = -1
+        self.phase = Phase.IDLE
         self.dead = False
         self.ota = 0
         self.rng = np.random.default_rng(len(self.name))
@@ -87,6 +89,10 @@ class Camera(Device):
         if message.topic.endswith("/desired") and message.payload and not self.dead:
             threading.Thread(target=self.obey, args=(Desired.from_json(message.payload),), daemon=True).start()
 
+    def _on_connect(self, client: Any, *rest: Any) -> None:
+        super()._on_connect(client, *rest)
+        self.report(self.phase)  # what was said before may have died with the broker
+
     def obey(self, desired: Desired) -> None:
         with self.work:
             if desired.rev <= self.rev:
@@ -94,12 +100,20 @@ class Camera(Device):
             self.rev = desired.rev
             before = Phase.IDLE
             for phase in (Phase.OFFERED, Phase.DOWNLOADING, Phase.TRIAL, Phase.COMMITTED):
-                if phase is Phase.DOWNLOADING and self.digest != desired.sha256:
-                    self.fetch(desired)
+                if phase is Phase.TRIAL and self.digest != desired.sha256:
+                    wait_for(lambda: self.fetch(desired), why="a download")
                 self.step(desired, before, phase)
                 before = phase
 
-    def fetch(self, desired: Desired) -> None:
+    def fetch(self, desired: Desired) -> bool:
+        """Look the target up and download it; False when the service is away, which is tried again."""
+        try:
+            self._fetch(desired)
+        except (OSError, DownloadError):
+            return False
+        return True
+
+    def _fetch(self, desired: Desired) -> None:
         updater = Updater(
             metadata_dir=str(self.folder / "tuf"),
             metadata_base_url=f"{self.server}/tuf/",
@@ -132,6 +146,7 @@ class Camera(Device):
         self.report(phase)
 
     def report(self, phase: Phase) -> None:
+        self.phase = phase
         reported = Reported(rev=max(self.rev, 0), online=True, digest=self.digest, phase=phase)
         self.publish("state", reported.to_json(), retain=True)
 
@@ -186,7 +201,6 @@ class Fleet:
             camera = Camera(identity, self.serve.about["url"], self.folder)
             self.cameras.append(camera)
             camera.connect()
-            camera.report(Phase.IDLE)
         return self.cameras
 
     def publish(self, version: str, **changes: Any) -> dict[str, Any]:
@@ -213,7 +227,10 @@ class Fleet:
             time.sleep(0.1)
             return str(row["state"]) == until
 
-        wait_for(there, 60, why=f"{until}, it is {row.get('state')}")
+        deadline = time.monotonic() + 60
+        while not there():
+            seen = [(c.name, c.rev, c.digest, c.connections) for c in self.cameras]
+            assert time.monotonic() < deadline, (until, row, seen)
         return row
 
     def close(self) -> None:
