@@ -155,7 +155,7 @@ def test_an_rtsp_camera_is_read(free_port, monkeypatch, artifact):
     monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_flags;listen|listen_timeout;20|rtsp_transport;tcp")
     uri = f"rtsp://127.0.0.1:{free_port}/live"
     push = subprocess.Popen(
-        ["sh", "-c", 'for i in 1 2 3 4 5 6 7 8 9; do ffmpeg -v quiet -re -f lavfi -i color=red:s=320x240:r=20 '
+        ["sh", "-c", 'while :; do ffmpeg -v quiet -re -f lavfi -i color=red:s=320x240:r=20 '
          '-c:v mpeg4 -f rtsp -rtsp_transport tcp "$0"; sleep 0.3; done', uri],
         start_new_session=True,
     )  # fmt: skip
