@@ -95,6 +95,11 @@ def main(words: Sequence[str] | None = None) -> int:
         for model in chosen:
             models[model] = convert(model, CASES[model], Path(folder))
             sys.stderr.write(f"{model}: {json.dumps(models[model])[:200]}\n")
+            _write(models)
+    return 0
+
+
+def _write(models: Mapping[str, Any]) -> None:
     result = {
         "about": "edge convert of the ONNX models of the test material, CPU ms of one inference, interleaved",
         "command": "python -m bench.convert",
@@ -102,7 +107,6 @@ def main(words: Sequence[str] | None = None) -> int:
         "models": models,
     }
     (RESULTS / "convert.json").write_text(json.dumps(result, indent=1) + "\n")
-    return 0
 
 
 if __name__ == "__main__":

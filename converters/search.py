@@ -349,7 +349,9 @@ def _line(outcome: Outcome) -> str:
     c = outcome.candidate
     metric = f", {outcome.metric['name']} {outcome.metric['value']:.4f}" if outcome.metric else ""
     reason = f": {outcome.reason}" if outcome.reason else ""
-    variant = f" ({c.variant})" if c.variant else ""
+    bits = "7-bit weights" if c.precision == "int8" and c.scheme.reduce_range else None
+    notes = ", ".join(filter(None, (c.variant, bits)))
+    variant = f" ({notes})" if notes else ""
     return f"  {c.runtime} {c.precision}{variant} {outcome.status}{metric}{reason} ({outcome.seconds:.1f} s)"
 
 
