@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ psutil = pytest.importorskip("psutil", reason="watches the demo's processes")
 for needed in ("torch", "sklearn", "nncf", "fastapi"):
     pytest.importorskip(needed, reason="the demo's extras are not installed")
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 STEPS = [
     "train",
@@ -57,8 +59,9 @@ def wait_for(condition, seconds: float, what: str) -> None:
 
 
 @pytest.mark.timeout(1500)
-def test_the_demo_shows_the_whole_line_and_leaves_nothing_behind(tmp_path):
-    demo = start("--broker", "embedded", tmp=tmp_path)
+def test_the_demo_shows_the_whole_line_and_what_it_keeps_runs_the_readme(tmp_path):
+    keep = tmp_path / "keep"
+    demo = start("--broker", "embedded", "--keep", keep, tmp=tmp_path)
     out, err = demo.communicate(timeout=1400)
     report = json.loads(out)
     assert demo.returncode == 0, err
@@ -66,8 +69,13 @@ def test_the_demo_shows_the_whole_line_and_leaves_nothing_behind(tmp_path):
     assert [s["name"] for s in report["steps"]] == STEPS
     assert all(s["ok"] and s["seconds"] >= 0 and s["detail"] for s in report["steps"])
     assert "Periods shortened" in err
-    assert list(tmp_path.iterdir()) == []
     assert processes_of(tmp_path, demo.pid) == []
+
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert code is not None
+    done = subprocess.run([sys.executable, "-c", code.group(1)], cwd=keep, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "digits 1.0.0 onnxruntime" in done.stdout
 
 
 @pytest.mark.timeout(600)
@@ -84,10 +92,9 @@ def test_a_demo_that_is_killed_takes_its_processes_with_it(tmp_path):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demo_says_so_and_ends_with_130(number, tmp_path):
-    keep = tmp_path / "keep"
-    demo = start("--keep", keep, tmp=tmp_path)
-    wait_for((keep / "logs" / "commands.log").exists, 60, "the training")
+def test_an_interrupted_demo_says_so_ends_with_130_and_leaves_nothing_behind(number, tmp_path):
+    demo = start(tmp=tmp_path)
+    wait_for(lambda: any(tmp_path.glob("edge-demo-*/logs/commands.log")), 60, "the training")
     demo.send_signal(number)
     out, err = demo.communicate(timeout=60)
     assert demo.returncode == 130, err
@@ -95,6 +102,7 @@ def test_an_interrupted_demo_says_so_and_ends_with_130(number, tmp_path):
     assert report["ok"] is False
     assert report["steps"][0]["ok"] is False
     wait_for(lambda: not processes_of(tmp_path, demo.pid), 30, "the end of the training")
+    assert list(tmp_path.glob("edge-demo-*")) == []
 
 
 def test_a_directory_that_is_in_use_is_not_taken_for_keeping(tmp_path):
@@ -121,7 +129,19 @@ def test_an_own_model_is_converted_and_run_on_an_own_video(testdata, tmp_path):
     out, err = demo.communicate(timeout=500)
     report = json.loads(out)
     assert demo.returncode == 0, err
-    assert [(s["name"], s["ok"]) for s in report["steps"]] == [("convert", True), ("run", True)]
-    labels = {d["label"] for line in (keep / "results.jsonl").open() for d in json.loads(line)["detections"]}
+    assert [(s["name"], s["ok"]) for s in report["steps"]] == [("frames", True), ("convert", True), ("run", True)]
+    lines = (keep / "results.jsonl").read_text().splitlines()
+    labels = {d["label"] for line in lines for d in json.loads(line)["detections"]}
     assert "bottle" in labels or "39" in labels
     assert (keep / "annotated.mp4").stat().st_size > 10_000
+
+
+def test_an_own_source_that_is_no_video_fails_with_its_exit_code(tmp_path):
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"not a video")
+    demo = start("--model", tmp_path / "m.onnx", "--source", bad, "--keep", tmp_path / "keep", tmp=tmp_path)
+    out, _ = demo.communicate(timeout=60)
+    report = json.loads(out)
+    assert demo.returncode == report["error"]["exit"] == 6
+    assert "bad.mp4" in report["error"]["message"]
+    assert [s["ok"] for s in report["steps"]] == [False, False, False]
