@@ -43,6 +43,7 @@ async def run(services: Services) -> None:
         attach(services)
     settings = services.settings
     rollouts = RolloutController(services.db, services.catalog, settings.tenant, settings.rollout)
+    rollouts.deaf_until(time.time())
     await asyncio.to_thread(services.retrain.recover, time.time())
     worker = asyncio.create_task(_work(services))
     try:
@@ -57,6 +58,8 @@ async def run(services: Services) -> None:
 async def step(services: Services, rollouts: RolloutController) -> None:
     """Do everything that is due once; one part's failure does not keep the others from their turn."""
     await _try("signatures", services.signer.refresh)
+    if not services.link.connected:
+        rollouts.deaf_until(time.time())
     orders: list[Order] = await _try("rollouts", rollouts.step) or []
     await publish(services, orders)
     await _try("drift", services.drift.step)

@@ -100,8 +100,11 @@ class Progress:
     reason: str = ""
 
 
-def mirror(record: Record, seen: Seen, *, now: float, policy: RolloutPolicy) -> Record:
-    """Return a device's record after what it said and the time that went by."""
+def mirror(record: Record, seen: Seen, *, now: float, policy: RolloutPolicy, listening_since: float = 0.0) -> Record:
+    """Return a device's record after what it said and the time that went by.
+
+    Silence is counted from `listening_since` at the earliest: before, the service could not have heard anything.
+    """
     if record.state in UNTOLD or record.state == SUPERSEDED:
         return record
     if seen.retired or seen.desired_rev > (record.undo_rev or record.rev or 0):
@@ -111,7 +114,8 @@ def mirror(record: Record, seen: Seen, *, now: float, policy: RolloutPolicy) -> 
     state = _undo_state(record, seen) if record.undo_rev is not None else _forward_state(record, seen)
     if state != record.state:
         return _moved(record, state, now, error=seen.error if state in BAD else None)
-    if _is_silent(record, seen, now, policy.silent_after_s):
+    since = max(record.changed_at, listening_since)
+    if _is_silent(record, seen, now, since=since, after_s=policy.silent_after_s):
         return _moved(record, SILENT, now, error=f"not heard from for {policy.silent_after_s:g} s")
     return record
 
@@ -251,16 +255,15 @@ def _undo_state(record: Record, seen: Seen) -> str:
     return record.state if record.state in (SILENT, ROLLED_BACK) else Phase.ROLLING_BACK.value
 
 
-def _is_silent(record: Record, seen: Seen, now: float, after_s: float) -> bool:
-    heard = seen.last_seen or 0.0
-    quiet_s = now - max(record.changed_at, heard)
+def _is_silent(record: Record, seen: Seen, now: float, *, since: float, after_s: float) -> bool:
+    quiet_s = now - max(since, seen.last_seen or 0.0)
     if record.state == COMMITTED:
         return not seen.online and quiet_s > after_s
     if record.state in SETTLED:
         return False
     if record.state == NOTIFIED:
-        return now - record.changed_at > after_s
-    return quiet_s > after_s or now - record.changed_at > ALIVE_TIMES * after_s
+        return now - since > after_s
+    return quiet_s > after_s or now - since > ALIVE_TIMES * after_s
 
 
 def _is_fresh(record: Record, now: float, policy: RolloutPolicy) -> bool:

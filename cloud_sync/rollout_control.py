@@ -43,6 +43,11 @@ class RolloutController:
         self._catalog = catalog
         self._tenant = tenant
         self._policy = policy
+        self._listening_since = 0.0
+
+    def deaf_until(self, now: float) -> None:
+        """Remember that devices could not be heard before `now`, so that this is not taken for their silence."""
+        self._listening_since = now
 
     def step(self, now: float) -> list[Order]:
         """Move every unfinished rollout on and return what to publish."""
@@ -63,7 +68,8 @@ class RolloutController:
             self._take_history(row, policy)
         seen = store.seen(self._db, row["id"])
         before = [r for r in store.records(self._db, row["id"]) if r.device in seen]
-        records = [rollout.mirror(r, seen[r.device], now=now, policy=policy) for r in before]
+        since = self._listening_since
+        records = [rollout.mirror(r, seen[r.device], now=now, policy=policy, listening_since=since) for r in before]
         progress = read_progress(row, policy)
         decision, guards = self._judge(row, progress, records, policy, now=now)
         undo = self._undo_targets(row, records, now) if decision.state is State.ROLLING_BACK else None

@@ -164,6 +164,24 @@ def test_a_device_that_falls_silent_on_the_new_release_counts_as_failed(world: A
     assert world.run_until(rollout, "ROLLED_BACK")
 
 
+def test_the_time_in_which_the_service_was_down_is_not_taken_for_the_devices_silence(world: Any) -> None:
+    world.add_devices(FIVE)
+    rollout = start(world, world.release("1.0"), soak_s=50_000)
+    world.tick()
+    world.tick()
+    world.db.execute("UPDATE devices SET online = 0")  # as the service marks them when it starts
+    world.now += 10_000
+    world.restart()
+    world.controller.deaf_until(world.now)
+    world.controller.step(world.now)
+    assert world.rollouts.get(rollout)["devices"]["COMMITTED"] == 1
+    assert world.rollouts.get(rollout)["state"] == "RUNNING"
+    world.now += 101
+    world.controller.step(world.now)
+    world.controller.step(world.now)
+    assert world.rollouts.get(rollout)["devices"]["SILENT"] == 1
+
+
 def test_a_service_that_is_killed_at_any_step_ends_with_the_same_fleet(world: Any) -> None:
     world.add_devices(TWENTY)
     release = world.release("1.0")
