@@ -15,6 +15,7 @@ import onnx
 import pytest
 
 pytest.importorskip("nncf")
+pytestmark = pytest.mark.slow
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import convert_parts as parts
