@@ -45,12 +45,13 @@ class Rollouts:
         devices: Sequence[str] | None = None,
         profiles: Sequence[str] | None = None,
         run: str | None = None,
+        draft: bool = False,
         actor: str,
         now: float | None = None,
     ) -> Row:
         """Make a rollout of a release to all enrolled devices, or to those named; it starts by itself once approved.
 
-        `changes` are RolloutPolicy fields that differ from the service's.
+        `changes` are RolloutPolicy fields that differ from the service's; a `draft` waits to be approved.
 
         Raises:
             NotFoundError: the release or a device does not exist.
@@ -97,7 +98,8 @@ class Rollouts:
             )
             for d, p in fleet.items()
         ]
-        state = State.AWAITING_APPROVAL if policy.approval else State.READY
+        waits = State.AWAITING_APPROVAL if policy.approval else State.READY
+        state = State.DRAFT if draft else waits
         row = {
             "id": rollout_id,
             "tenant": self._tenant,
@@ -105,7 +107,7 @@ class Rollouts:
             "model": found["model"],
             "state": state.value,
             "stage": 0,
-            "reason": "waits for approval" if policy.approval else "ready",
+            "reason": "ready" if state is State.READY else "waits for approval",
             "salt": rollout_id,
             "policy_json": json.dumps(write_dataclass(policy)),
             "whole_fleet": int(devices is None and profiles is None),

@@ -21,6 +21,7 @@ class RolloutRequest(BaseModel):
     release: str
     devices: list[str] | None = None
     profiles: list[str] | None = None
+    draft: bool = False
 
 
 class AbortRequest(BaseModel):
@@ -45,6 +46,7 @@ def router(services: Services) -> APIRouter:
             changes=body.model_extra or {},
             devices=body.devices,
             profiles=body.profiles,
+            draft=body.draft,
             actor=who.actor,
         )
         return row

@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--device", action="append", metavar="D", help="only this device; may be repeated")
     create.add_argument("--only-profile", action="append", metavar="P", help="only devices of this profile")
     create.add_argument("--approval", action="store_true", default=None, help="wait for `edge rollout approve`")
+    create.add_argument("--draft", action="store_true", default=None, help="only write it down; approve starts it")
     limits = create.add_argument_group("limits", "what is not given is as in serve.toml, [rollout]")
     for name, (kind, text) in _POLICY.items():
         limits.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="X", help=text)
@@ -100,7 +101,7 @@ def _order(args: argparse.Namespace) -> dict[str, Any]:
             raise UsageError(
                 f"--stages {args.stages!r} is not a list of percentages", hint="write it as --stages 1,10,50,100"
             ) from None
-    body |= {"devices": args.device, "profiles": args.only_profile, "approval": args.approval}
+    body |= {"devices": args.device, "profiles": args.only_profile, "approval": args.approval, "draft": args.draft}
     body |= {name: getattr(args, name) for name in _POLICY}
     return {k: v for k, v in body.items() if v is not None}
 

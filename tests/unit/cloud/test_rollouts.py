@@ -225,6 +225,14 @@ def test_a_rollout_waits_for_approval_and_obeys_pause_and_abort(world: Any) -> N
         world.rollouts.resume(rollout, actor="ann")
 
 
+def test_a_draft_is_only_written_down_until_it_is_approved(world: Any) -> None:
+    world.add_devices(FIVE)
+    release = world.release("1.0")
+    made = world.rollouts.create(release["release"], draft=True, actor="ann", now=world.now)
+    assert (made["state"], world.tick()) == ("DRAFT", [])
+    assert world.rollouts.approve(made["id"], actor="ann", now=world.now)["state"] == "READY"
+
+
 def test_aborting_before_anything_was_told_only_cancels(world: Any) -> None:
     world.add_devices(FIVE)
     rollout = start(world, world.release("1.0"), approval=True)
