@@ -22,6 +22,7 @@ CONTRACT = {
     "CalibrationError": 5,
     "ConversionError": 6,
     "SourceError": 6,
+    "SinkError": 6,
     "WorkerError": 6,
     "SyncError": 7,
 }
