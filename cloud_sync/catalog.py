@@ -63,7 +63,7 @@ class Catalog:
         try:
             manifest = Artifact.open(path).manifest
             digest = _sha256(path)
-            row = {
+            row: Row = {
                 "sha256": digest,
                 "size": path.stat().st_size,
                 "name": manifest.name,
@@ -146,7 +146,7 @@ class Catalog:
         Devices refuse anything older than what they have seen, so going back is a step forward too.
         """
         undone = self.release(release_id)
-        rows = [{"profile": p, "sha256": s, "size": n} for p, s, n in sorted(set(targets))]
+        rows: list[Row] = [{"profile": p, "sha256": s, "size": n} for p, s, n in sorted(set(targets))]
         again = sum(r["undoes"] == release_id for r in store.releases(self._db, self._tenant))
         version = f"{undone['version']}+undo{again + 1}"
         name = release_name(undone["model"], version, [r["sha256"] for r in rows])
