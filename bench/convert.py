@@ -55,8 +55,10 @@ def convert(model: str, extra: Sequence[str], out: Path) -> dict[str, Any]:
     words += [word for profile in PROFILES for word in ("--profile", profile)]
     start = time.monotonic()
     done = subprocess.run(words, capture_output=True, text=True, timeout=1800, check=False)
-    answer = json.loads(done.stdout)
     row: dict[str, Any] = {"exit": done.returncode, "seconds": round(time.monotonic() - start, 1)}
+    if not done.stdout:
+        return row | {"crashed": done.stderr[-500:]}
+    answer = json.loads(done.stdout)
     if "error" in answer:
         return row | {"refused": answer["error"]["kind"], "message": answer["error"]["message"]}
     return row | {"profiles": {a["profile"]: _figures(a) for a in answer["artifacts"]}}
