@@ -168,7 +168,7 @@ def _ultraface(model: Any, source: Source) -> Source | None:
         "detection",
         "ultraface",
         f"{anchors} rows are UltraFace's anchors; boxes are {'decoded' if decoded else 'raw anchor deltas'}",
-        decoder_params={"encoded": not decoded},
+        decoder_params={"decoded": decoded},
         classes=1,
         outputs=(scores, boxes),
         preprocess=Preprocess(color="rgb", resize={"mode": "stretch"}, mean=(127.0,), std=(128.0,)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = Mapping[str, NDArray[Any]]
+_QUIET = threading.Lock()
+"""pycocotools prints; standard output belongs to the whole process, so one thread at a time puts it aside."""
 _RECALLS = np.linspace(0.0, 1.0, 101)
 
 
@@ -56,7 +59,7 @@ def evaluate(truths: Sequence[Truth], rows: Rows, classes: int) -> Scores:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    with contextlib.redirect_stdout(io.StringIO()):
+    with _QUIET, contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = _truth_json(truths, classes)
         truth.createIndex()

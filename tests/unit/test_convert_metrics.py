@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,16 @@ def test_the_weighted_map_of_the_bootstrap_is_pycocotools_map_at_weight_one():
 
     assert found.map50_of(np.ones((1, 30)))[0] == pytest.approx(found.map50, abs=1e-9)
     assert 0.2 < found.map50_95 < found.map50 < 1
+
+
+def test_evaluating_in_two_threads_leaves_standard_output_alone(capsys):
+    truths, rows = scene(images=60)
+    before = sys.stdout
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: detection.evaluate(truths, rows, 4), range(24)))
+
+    assert sys.stdout is before
+    assert capsys.readouterr().out == ""
 
 
 def test_a_weight_of_two_is_the_image_twice():

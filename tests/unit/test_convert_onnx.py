@@ -47,12 +47,12 @@ def test_real_models_are_recognised_by_their_graph(testdata, tmp_path, name, dec
 
 
 def test_raw_anchor_deltas_are_told_from_decoded_boxes(testdata, tmp_path):
-    encoded = {
-        name: read(testdata / "models" / f"ultraface_{name}.onnx", tmp_path).decoder_params["encoded"]
+    decoded = {
+        name: read(testdata / "models" / f"ultraface_{name}.onnx", tmp_path).decoder_params["decoded"]
         for name in ("rfb_320", "slim_320_simplified")
     }
 
-    assert encoded == {"rfb_320": False, "slim_320_simplified": True}
+    assert decoded == {"rfb_320": True, "slim_320_simplified": False}
 
 
 def test_a_softmax_is_a_classifier_and_bare_logits_are_asked_for(tmp_path):
