@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 import onnxruntime as ort
-from onnx import version_converter
+from onnx import helper, version_converter
 
 from converters import graph as g
 from converters.backends.base import BuildRequest
@@ -17,6 +17,8 @@ from edge_sdk.schemas.manifest import InputSpec
 
 QDQ_OPSET = 13
 """The first opset whose DequantizeLinear has an axis, which per-channel weights need."""
+RESIZE_OPSET = 11
+"""Before it Resize and Upsample sampled at `x / scale`; since then `half_pixel` is the default."""
 
 
 def fold(request: BuildRequest) -> tuple[Any, InputSpec, tuple[str, ...], list[str]]:
@@ -32,13 +34,28 @@ def fold(request: BuildRequest) -> tuple[Any, InputSpec, tuple[str, ...], list[s
     opset = max((o.version for o in folded.opset_import if o.domain in ("", "ai.onnx")), default=0)
     if opset < QDQ_OPSET:
         try:
-            folded = version_converter.convert_version(folded, QDQ_OPSET)
+            folded = _raise_opset(folded, opset)
             steps.append(f"opset {opset} -> {QDQ_OPSET}")
         except Exception as error:
             steps.append(f"opset stays {opset}: {str(error).strip().splitlines()[0][:120]}")
     _drop_unused_domains(folded)
     g.name_nodes(folded)
     return folded, out, names, steps
+
+
+def _raise_opset(model: Any, opset: int) -> Any:
+    """Convert to opset 13; resizing keeps the rule it had before opset 11, which the converter does not write down."""
+    out = version_converter.convert_version(model, QDQ_OPSET)
+    if opset >= RESIZE_OPSET:
+        return out
+    for node in out.graph.node:
+        if node.op_type == "Resize":
+            kept = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+            node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+            node.attribute.append(helper.make_attribute("nearest_mode", "floor"))
+    return out
 
 
 def optimise(model: Any, path: Path) -> None:

@@ -11,11 +11,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from converters import graph
+from converters.backends.base import BuildRequest
+from converters.backends.onnx_prepare import fold
 from converters.frontends.base import Source, sniff
 from converters.frontends.onnx import inspect
 from converters.plan import decide
 from converters.recipe import Recipe, from_flags, parse_resize, parse_size
 from edge_sdk.errors import BackendError, ConfigError, ConversionError, UsageError
+from edge_sdk.schemas.manifest import InputSpec
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))
 import convert_parts as parts
@@ -170,6 +173,27 @@ def test_folded_preprocessing_is_the_float_preprocessing(tmp_path, layout, shape
     found = ort.InferenceSession(folded.SerializeToString()).run(None, {"image": pixels})[0]
 
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_resizing_of_an_old_opset_stays_what_it_was(tmp_path, mode):
+    import onnxruntime as ort
+
+    nodes = [
+        helper.make_node("Upsample", ["image", "scales"], ["up"], mode=mode),
+        helper.make_node("Relu", ["up"], ["y"]),
+    ]
+    constants = [parts.const("scales", [1, 1, 2.5, 3])]
+    path = parts.save(tmp_path / "a.onnx", nodes, constants, [1, 3, 4, 5], [("y", [1, 3, 10, 15])], opset=9)
+    spec = InputSpec(name="image", shape=(1, 3, 4, 5), dtype="float32", layout="NCHW", color="rgb")
+    model, _, _, steps = fold(BuildRequest(model=path, out=tmp_path, precision="fp32", input=spec))
+    pixels = np.random.default_rng(0).integers(0, 255, (1, 4, 5, 3), np.uint8)
+    before = ort.InferenceSession(str(path)).run(None, {"image": pixels.transpose(0, 3, 1, 2).astype(np.float32)})[0]
+
+    after = ort.InferenceSession(model.SerializeToString()).run(None, {"image": pixels})[0]
+
+    assert "opset 9 -> 13" in steps
+    np.testing.assert_allclose(after, before, atol=1e-3)
 
 
 def test_the_tail_after_the_last_weights_and_the_first_layers_are_found(tmp_path):
