@@ -42,6 +42,7 @@ def cases() -> dict[str, Callable[[], float]]:
         out |= {
             f"{name}: engine + decode": lambda a=artifact: _bound(a, video),
             f"{name}: edge-sdk": lambda a=artifact: _edge(a, video),
+            f"{name}: edge-sdk, one frame thread": lambda a=artifact: _edge(a, video, workers=1),
             f"{name}: hand-written, capture thread": lambda a=artifact: _threads(a, video),
             f"{name}: hand-written, serial": lambda a=artifact: _serial(a, video),
             f"{name}: tutorial loop": lambda a=artifact, f=facts: _tutorial(a, f, video),
@@ -136,11 +137,11 @@ def _bound(artifact: Any, video: Path) -> float:
     return _timed(decode) + _timed(engine)
 
 
-def _edge(artifact: Any, video: Path) -> float:
+def _edge(artifact: Any, video: Path, workers: int | None = None) -> float:
     """The pipeline with its counts, order and summary; the report has the CPU between the first frame and the last."""
     from edge_sdk.pipeline import Pipeline
 
-    return float(Pipeline(str(video)).detect(artifact).run(frames=FRAMES).cpu_ms_per_frame or 0.0)
+    return float(Pipeline(str(video), workers=workers).detect(artifact).run(frames=FRAMES).cpu_ms_per_frame or 0.0)
 
 
 def _serial(artifact: Any, video: Path) -> float:

@@ -61,6 +61,7 @@ class Model:
                 hint="name the model's decoder when converting",
             )
         self.decoder: Decoder = decoder_class(params, self.labels)
+        self.keeps_outputs = bool(getattr(runtime, "keeps_outputs", False))
         self._preprocess = Preprocessor(manifest.input)
         self._finite = {o.name for o in manifest.outputs if np.dtype(o.dtype).kind == "f"}
 
@@ -118,7 +119,10 @@ class Model:
             NonFiniteError: an output holds NaN or infinity.
         """
         for name in self._finite:
-            if not np.isfinite(outputs[name]).all():
+            # A sum is finite unless a value is not, or it overflows: one pass without a temporary array.
+            with np.errstate(over="ignore", invalid="ignore"):
+                total = np.add.reduce(outputs[name], axis=None)
+            if not np.isfinite(total) and not np.isfinite(outputs[name]).all():
                 bad = int(np.size(outputs[name]) - np.isfinite(outputs[name]).sum())
                 raise NonFiniteError(
                     f"output `{name}` holds {bad} of {outputs[name].size} values that are NaN or infinite",

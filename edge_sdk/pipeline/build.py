@@ -221,6 +221,7 @@ class Pipeline:
             policy=policy,
             hand_out=hand_out,
             frames=frames,
+            single=not getattr(source, "prompt", False),
             warnings=getattr(source, "warnings", tuple) if frames is None else tuple,
         )
         self._run = run
@@ -348,6 +349,12 @@ class Pipeline:
     def live(self) -> bool:
         """Whether results are dropped rather than delayed."""
         return self._running().policy == "latest"
+
+    @property
+    def addresses(self) -> tuple[tuple[str, str], ...]:
+        """What its sinks serve over HTTP, and the URLs."""
+        sinks = self._run.sinks if self._run is not None else ()
+        return tuple(sink.address for sink in sinks if hasattr(sink, "address"))
 
     def stats(self) -> dict[str, Any]:
         """Return the counts so far."""

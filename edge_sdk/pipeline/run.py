@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from edge_sdk.errors import BackendError, EdgeError, NonFiniteError, SinkError, SourceError
+from edge_sdk.errors import BackendError, EdgeError, SinkError, SourceError
+from edge_sdk.pipeline.burst import Taken, answer, burst_size
 from edge_sdk.pipeline.feeds import Feed
 from edge_sdk.pipeline.models import ModelSet, ModelSlot
 from edge_sdk.pipeline.observe import Observer, Observers
@@ -34,6 +35,7 @@ class Run:
         lossless: outlets make the frame threads wait instead of dropping results.
         hand_out: keep results for `results()`.
         frames: stop after this many.
+        single: take one frame at a time, whatever it costs.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Run:
         policy: str,
         hand_out: bool,
         frames: int | None,
+        single: bool = False,
         warnings: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         self.slot = slot
@@ -90,6 +93,10 @@ class Run:
             threading.Thread(target=self._work, args=(i,), name=f"frames-{i}", daemon=True) for i in range(workers)
         ]
         self._closer = threading.Thread(target=self._close, name="pipeline-close", daemon=True)
+        self._window, self._burst = 2 * workers + 2, 1
+        self._single = single
+        self._at_end = False
+        self._feed_error: Exception | None = None
         self._began = self._ended = 0.0
         self._cpu_began = self._cpu_ended = 0.0
 
@@ -130,6 +137,10 @@ class Run:
         with self._lock:
             self._ordered.notify_all()
 
+    @property
+    def sinks(self) -> tuple[Sink, ...]:
+        return tuple(sink for _, sink in self._sinks)
+
     def results(self) -> Mailbag[FrameResult]:
         assert self._bag is not None
         return self._bag
@@ -153,65 +164,70 @@ class Run:
 
     def _work(self, i: int) -> None:
         try:
-            while (pulled := self._pull(i)) is not None:
-                seq, frame, models, decode_s, moved = pulled
-                item: FrameResult | None = None
-                failure: tuple[str, Exception] | None = None
-                times: dict[str, float] = {}
-                try:
-                    if moved:
-                        item, times = self._answer(i, frame, models)
-                        times["decode"] = decode_s
-                    else:
-                        age_ms = (time.monotonic() - frame.captured_s) * 1000.0
-                        item = FrameResult(frame, None, models.digest, age_ms, 0.0, gated=True)  # type: ignore[arg-type]
-                except NonFiniteError as error:
-                    failure = ("nonfinite", error)
-                except Exception as error:
-                    failure = ("infer", error)
-                finally:
-                    self._activity[i] = ("idle", 0.0)
-                    self.slot.release(models)
-                if failure:
-                    self._frame_failed(frame, *failure)
-                self._deliver(seq, item, times)
+            while self._some(i):
+                pass
         except Exception as error:
             self._fail(error)
 
-    def _pull(self, i: int) -> tuple[int, Frame, ModelSet, float, bool] | None:
+    def _some(self, i: int) -> bool:
+        """Pull, answer and deliver frames; holds none afterwards, so that the next ones get their memory."""
+        taken, models = self._pull(i)
+        if models is None:
+            return False
+        start = time.perf_counter()
+        try:
+            answer(taken, models, i, lambda: self._note(i, "infer"))
+        finally:
+            self._note(i, "idle")
+            self.slot.release(models)
+        if self._lossless:
+            service_s = (time.perf_counter() - start) / len(taken)
+            self._burst = 1 if self._single else burst_size(taken[0].frame, service_s)
+            self._window = 2 * len(self._threads) + 2 + (len(self._threads) + 1) * (self._burst - 1)
+        for one in taken:
+            if one.failure:
+                self._frame_failed(one.frame, *one.failure)
+            self._deliver(one.seq, one.item, one.times)
+        return True
+
+    def _note(self, i: int, what: str) -> None:
+        self._activity[i] = (what, time.monotonic())
+
+    def _pull(self, i: int) -> tuple[list[Taken], ModelSet | None]:
+        """Take the next frames in order; what ends the source is raised once those before it are on their way."""
+        taken: list[Taken] = []
         with self._pull_lock:
             with self._lock:
-                window = 2 * len(self._threads) + 2
-                self._ordered.wait_for(lambda: self._pulled - self._delivered < window or self._stopping)
-            if self._stopping or (self._limit is not None and self._pulled >= self._limit):
-                return None
-            start = time.perf_counter()
-            if self._lossless:
-                self._activity[i] = ("decode", time.monotonic())
+                while self._pulled - self._delivered >= self._window and not self._stopping:
+                    self._ordered.wait()
+            if self._feed_error is not None:
+                raise self._feed_error
             try:
-                frame = self._feed.next()
-            finally:
-                self._activity[i] = ("idle", 0.0)
-            if frame is None:
-                return None
-            seq, self._pulled = self._pulled, self._pulled + 1
-            decode_s = time.perf_counter() - start
-            moved = self.steps.gate is None or self.steps.gate.open_for(frame)
-            return seq, frame, self.slot.acquire(), decode_s, moved
+                while len(taken) < self._burst and (one := self._take(i)) is not None:
+                    taken.append(one)
+            except Exception as error:
+                self._feed_error = error
+                if not taken:
+                    raise
+            return taken, self.slot.acquire() if taken else None
 
-    def _answer(self, i: int, frame: Frame, models: ModelSet) -> tuple[FrameResult, dict[str, float]]:
-        self._activity[i] = ("infer", time.monotonic())
-        model = models.models[i]
-        t0 = time.perf_counter()
-        feeds, geometry = model.prepare(frame.image)
-        t1 = time.perf_counter()
-        outputs = model.infer(feeds)
-        t2 = time.perf_counter()
-        result = model.decode(outputs, geometry)
-        t3 = time.perf_counter()
-        age_ms = (time.monotonic() - frame.captured_s) * 1000.0
-        item = FrameResult(frame, result, models.digest, age_ms, (t3 - t0) * 1000.0)
-        return item, {"prepare": t1 - t0, "infer": t2 - t1, "postprocess": t3 - t2}
+    def _take(self, i: int) -> Taken | None:
+        if self._stopping or self._at_end or (self._limit is not None and self._pulled >= self._limit):
+            return None
+        start = time.perf_counter()
+        if self._lossless:
+            self._note(i, "decode")
+        try:
+            frame = self._feed.next()
+        finally:
+            self._note(i, "idle")
+        if frame is None:
+            self._at_end = True
+            return None
+        seq, self._pulled = self._pulled, self._pulled + 1
+        decode_s = time.perf_counter() - start
+        moved = self.steps.gate is None or self.steps.gate.open_for(frame)
+        return Taken(seq, frame, decode_s, moved)
 
     def _deliver(self, seq: int, item: FrameResult | None, times: dict[str, float]) -> None:
         """Hand on what is next in order; a full blocking outlet holds the frame threads back here."""

@@ -50,7 +50,7 @@ class Runtime(Protocol):
     def outputs(self) -> tuple[TensorSpec, ...]: ...
 
     def infer(self, feeds: Tensors) -> dict[str, Tensor]:
-        """Return every output by name; the arrays stay valid until the next call.
+        """Return every output by name; the arrays stay valid until the next call (`keeps_outputs = True`: for good).
 
         Raises:
             BackendError: a feed has a wrong name, shape or dtype, or the engine failed.

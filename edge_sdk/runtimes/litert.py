@@ -38,6 +38,7 @@ class LiteRtRuntime:
     """A model in one interpreter; integer inputs and outputs stay integers, their scales stand in the specs."""
 
     name: ClassVar[str] = "litert"
+    keeps_outputs: ClassVar[bool] = True
 
     def __init__(self, model: Path, options: Mapping[str, Any]) -> None:
         chosen = read_options(options, LiteRtOptions, self.name)

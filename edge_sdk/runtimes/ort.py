@@ -48,6 +48,7 @@ class OrtRuntime:
     """A model in one ONNX Runtime session of `threads` threads that do not spin."""
 
     name: ClassVar[str] = "onnxruntime"
+    keeps_outputs: ClassVar[bool] = True
 
     def __init__(self, model: Path, options: Mapping[str, Any]) -> None:
         chosen = read_options(options, OrtOptions, self.name)

@@ -82,7 +82,12 @@ class _Capture:
 
 
 class VideoFile(_Capture):
-    """A video file, every frame, turned upright by its rotation metadata."""
+    """A video file, every frame, turned upright by its rotation metadata.
+
+    `prompt` says that a frame costs only its decoding, so that a frame thread may take several at once.
+    """
+
+    prompt = True
 
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
         super().__init__(uri)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -82,7 +82,7 @@ def check_strides(strides: tuple[int, ...]) -> None:
 
 def bounded(values: NDArray[Any]) -> Float:
     """Return `values` as float32 within a million: far outside any picture, far inside what arithmetic overflows."""
-    return np.asarray(np.clip(values, -LIMIT, LIMIT), np.float32)
+    return np.asarray(np.minimum(np.maximum(values, -LIMIT), LIMIT), np.float32)
 
 
 def side_from_log(values: NDArray[Any]) -> Float:
@@ -92,7 +92,13 @@ def side_from_log(values: NDArray[Any]) -> Float:
 
 def xyxy_from_centres(cx: Float, cy: Float, width: Float, height: Float) -> Float:
     """Return (n, 4) x1 y1 x2 y2 boxes from centres and sizes."""
-    return np.stack((cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2), axis=1).astype(np.float32)
+    out = np.empty((len(cx), 4), np.float32)
+    half_width, half_height = width / 2, height / 2
+    np.subtract(cx, half_width, out=out[:, 0], casting="same_kind")
+    np.subtract(cy, half_height, out=out[:, 1], casting="same_kind")
+    np.add(cx, half_width, out=out[:, 2], casting="same_kind")
+    np.add(cy, half_height, out=out[:, 3], casting="same_kind")
+    return out
 
 
 def strongest(score: Float, limit: int = MAX_CANDIDATES) -> NDArray[np.intp] | slice:
@@ -114,9 +120,9 @@ def finish(found: Candidates, geometry: Geometry, params: DetectionParams, label
     """Return the candidates that survive suppression, in frame pixels, strongest first; boxes outside the frame go."""
     # Boxes far outside would take the precision from the offsets that keep classes apart in batched suppression.
     reach = 4.0 * max(geometry.input_width, geometry.input_height)
-    found = replace(found, boxes=np.clip(found.boxes, -reach, reach))
-    order = suppress(found, params)
-    framed = geometry.boxes_to_frame(found.boxes[order])
+    boxes = np.minimum(np.maximum(found.boxes, -reach), reach)
+    order = suppress(Candidates(boxes, found.score, found.class_id), params)
+    framed = geometry.boxes_to_frame(boxes[order])
     seen = (framed[:, 2] > framed[:, 0]) & (framed[:, 3] > framed[:, 1])
     if not seen.all():
         order, framed = order[seen], framed[seen]

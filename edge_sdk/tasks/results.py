@@ -32,8 +32,12 @@ class Geometry:
     def boxes_to_frame(self, boxes: Float) -> Float:
         """Map (n, 4) x1 y1 x2 y2 boxes from input pixels to frame pixels, clipped to the frame."""
         out = np.empty((len(boxes), 4), np.float32)
-        out[:, 0::2] = np.clip((boxes[:, 0::2] - self.pad_x) / self.scale_x, 0, self.frame_width)
-        out[:, 1::2] = np.clip((boxes[:, 1::2] - self.pad_y) / self.scale_y, 0, self.frame_height)
+        for axis, pad, scale, size in (
+            (0, self.pad_x, self.scale_x, self.frame_width),
+            (1, self.pad_y, self.scale_y, self.frame_height),
+        ):
+            values = (boxes[:, axis::2] - pad) / scale
+            out[:, axis::2] = np.minimum(np.maximum(values, 0), size)
         return out
 
     def points_to_frame(self, points: Float) -> Float:

@@ -13,6 +13,7 @@ import pytest
 from edge_sdk.backoff import Backoff
 from edge_sdk.errors import ArtifactError, BackendError, ConfigError, SinkError, SourceError, UsageError
 from edge_sdk.pipeline import Pipeline
+from edge_sdk.pipeline.burst import burst_size
 from edge_sdk.pipeline.feeds import LiveFeed, _Pace
 from edge_sdk.pipeline.report import Quantiles
 from edge_sdk.pipeline_config import PipelineConfig
@@ -223,6 +224,53 @@ def test_a_swap_changes_the_model_between_two_frames_and_loses_none(artifact, ot
     assert len(set(models)) == 2
     first_new = models.index(models[-1])
     assert models == models[:1] * first_new + models[-1:] * (60 - first_new)
+
+
+class Prompt(ListSource):
+    """A source whose frames wait for nothing, as those of a video file."""
+
+    prompt = True
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_frames_taken_several_at_once_are_all_answered_in_order(artifact, workers):
+    sink = CollectingSink()
+    images = frames(70)
+    report = Pipeline(Prompt(images), workers=workers).classify(artifact).sink(sink).run(frames=67)
+    assert [i.frame.index for i in sink.items] == list(range(67))
+    assert [i.result.label(i.result.class_id) for i in sink.items] == [COLORS[i % 3] for i in range(67)]
+    assert (report.frames_in, report.processed) == (67, 67)
+    assert all(i.latency_ms > 0 for i in sink.items)
+
+
+def test_frames_taken_before_the_source_fails_are_answered(artifact):
+    sink = CollectingSink()
+    images = [*frames(30), SourceError("the disk is gone")]
+    with pytest.raises(SourceError, match="the disk is gone"):
+        Pipeline(Prompt(images), workers=1).classify(artifact).sink(sink).run()
+    assert [i.frame.index for i in sink.items] == list(range(30))
+
+
+def test_a_frame_that_fails_among_several_takes_no_other_with_it():
+    def picky(image):
+        if image[0, 0, 1] > 128:
+            raise BackendError("the engine failed")
+        return image.reshape(-1, 3).mean(axis=0)
+
+    sink, model = CollectingSink(), fake_model(picky)
+    model.keeps_outputs = True
+    report = Pipeline(Prompt(frames(60))).classify(model).sink(sink).run()
+    assert [i.frame.index for i in sink.items] == [i for i in range(60) if i % 3 != 1]
+    assert dict(report.dropped) == {"infer": 20}
+
+
+@pytest.mark.parametrize(
+    ("shape", "service_s", "frames"),
+    [((432, 768, 3), 0.003, 8), ((1080, 1920, 3), 0.003, 1), ((432, 768, 3), 0.03, 3), ((432, 768, 3), None, 1)],
+)
+def test_how_many_frames_a_thread_takes_is_bounded_by_memory_and_time(shape, service_s, frames):
+    frame = Frame(np.zeros(shape, np.uint8), 0, 0.0, 0.0, "file")
+    assert burst_size(frame, service_s) == frames
 
 
 @pytest.fixture
