@@ -81,6 +81,11 @@ class TiledModel:
         self.labels: tuple[str, ...] = model.labels
         self.digest: str = model.digest
 
+    @property
+    def inner(self) -> Any:
+        """The model that sees one tile."""
+        return self._model
+
     def prepare(self, frame_bgr: Image) -> tuple[list[tuple[int, int, Image]], None]:
         """Return the tiles with their upper left corners."""
         height, width = frame_bgr.shape[:2]

@@ -83,6 +83,16 @@ class Job:
 
             digest = Artifact.open(config.model_stage.model).sha256
             self.pipeline.observe(open_observer(spec["telemetry"], model=digest))
+        self._service: Any = None
+        if spec.get("serve"):
+            from edge_sdk.config import parse
+            from edge_sdk.serving.metrics import Watch
+            from edge_sdk.serving.service import ServeConfig, Service
+
+            self._watch = Watch()
+            self._service = Service(parse(spec["serve"], ServeConfig, where="serve"))
+            self.pipeline.observe(self._watch)
+        self._stage = config.model_stage
         self._commands: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
             "stats": self._stats,
             "swap": self._swap,
@@ -92,15 +102,21 @@ class Job:
 
     def run(self) -> dict[str, Any]:
         """Run to the end and return the report."""
-        _Heart(self.pipeline, self._channel, float(self._spec.get("stats_period_s") or 1.0)).start()
+        _Heart(self, self._channel, float(self._spec.get("stats_period_s") or 1.0)).start()
         try:
+            if self._service is not None:
+                self._service.open()
             self.pipeline.start(frames=self._spec.get("frames"), hand_out=False)
+            if self._service is not None:
+                self._service.serve(self._models(self._stage.model), pipeline=self.pipeline, watch=self._watch)
+            addresses = [*self.pipeline.addresses, *([self._service.address] if self._service else [])]
             self._channel.send(
                 {
                     "event": "ready",
                     "pid": os.getpid(),
                     "live": self.pipeline.live,
                     "stages": [self.pipeline.describe()],
+                    "addresses": addresses,
                 }
             )
             report = self.pipeline.wait().to_json()
@@ -108,7 +124,29 @@ class Job:
                 report["explain"] = [d.to_json() for d in self.pipeline.explain(self._explain_s)]
             return report
         finally:
+            if self._service is not None:
+                self._service.close()
             self.pipeline.close()
+
+    @property
+    def running(self) -> bool:
+        return bool(self.pipeline.running)
+
+    def busy(self, now: float) -> tuple[str, float]:
+        """Return what has been in one native call for longest, and for how many seconds."""
+        states: list[tuple[str, float]] = [
+            self.pipeline.busy(now),
+            *([self._service.busy(now)] if self._service is not None else []),
+        ]
+        return max(states, key=lambda state: state[1])
+
+    def stats(self) -> dict[str, Any]:
+        return dict(self.pipeline.stats())
+
+    def _models(self, path: str) -> Any:
+        from edge_sdk.pipeline.models import load_models
+
+        return load_models(path, count=1, kind=self._stage.kind, params=self._stage.params, test=False)
 
     def obey(self, command: Mapping[str, Any]) -> None:
         """Carry out one command and reply."""
@@ -129,7 +167,11 @@ class Job:
         return {"stats": self.pipeline.stats(), "modules": sorted({name.partition(".")[0] for name in sys.modules})}
 
     def _swap(self, command: Mapping[str, Any]) -> dict[str, Any]:
-        return {"stage": self.pipeline.swap(str(command.get("stage")), str(command.get("artifact")))}
+        artifact = str(command.get("artifact"))
+        swapped = {"stage": self.pipeline.swap(str(command.get("stage")), artifact)}
+        if self._service is not None:
+            self._service.swap(self._models(artifact))
+        return swapped
 
     def _self_test(self, command: Mapping[str, Any]) -> dict[str, Any]:
         from edge_sdk.artifact import Artifact
@@ -144,6 +186,30 @@ class Job:
         return {}
 
 
+class ServeJob(Job):
+    """A service without a pipeline."""
+
+    def __init__(self, spec: Mapping[str, Any], channel: Channel) -> None:
+        from edge_sdk.serving.session import ServeOnly
+
+        self._channel, self._spec = channel, spec
+        self.pipeline: Any = ServeOnly(spec)
+        self._service: Any = None
+        self._commands = {"stats": self._stats, "swap": self._swap, "stop": self._stop}
+
+    def run(self) -> dict[str, Any]:
+        """Serve until told to stop and return the report."""
+        _Heart(self, self._channel, float(self._spec.get("stats_period_s") or 1.0)).start()
+        self.pipeline.start()
+        addresses = [self.pipeline.service.address]
+        self._channel.send({"event": "ready", "pid": os.getpid(), "live": True, "addresses": addresses})
+        return dict(self.pipeline.wait())
+
+    def _swap(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        self.pipeline.swap(str(command.get("artifact")))
+        return {}
+
+
 class _Heart(threading.Thread):
     """Sends a heartbeat every second and the statistics every period.
 
@@ -151,19 +217,19 @@ class _Heart(threading.Thread):
     ends the process, even when nobody is left to kill it.
     """
 
-    def __init__(self, pipeline: Any, channel: Channel, stats_period_s: float) -> None:
+    def __init__(self, job: Any, channel: Channel, stats_period_s: float) -> None:
         super().__init__(name="heart", daemon=True)
-        self._pipeline, self._channel, self._stats_period_s = pipeline, channel, stats_period_s
+        self._job, self._channel, self._stats_period_s = job, channel, stats_period_s
 
     def run(self) -> None:
         next_stats = time.monotonic()
         while True:
             signal.alarm(_DEAD_MAN_S)
             now = time.monotonic()
-            busy, busy_s = self._pipeline.busy(now)
+            busy, busy_s = self._job.busy(now)
             self._channel.send({"event": "heartbeat", "t": time.time(), "busy": busy, "busy_s": round(busy_s, 1)})
-            if now >= next_stats and self._pipeline.running:
-                self._channel.send({"event": "stats"} | self._pipeline.stats())
+            if now >= next_stats and self._job.running:
+                self._channel.send({"event": "stats"} | self._job.stats())
                 next_stats = now + self._stats_period_s
             time.sleep(_HEARTBEAT_S)
 
@@ -195,7 +261,14 @@ def main() -> int:
 
 
 def _run(spec: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
-    job = Job(spec, channel)
+    return _drive(Job(spec, channel), channel)
+
+
+def _serve(spec: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
+    return _drive(ServeJob(spec, channel), channel)
+
+
+def _drive(job: Job, channel: Channel) -> dict[str, Any]:
     stopped = threading.Event()
 
     def stop(*_: object) -> None:
@@ -230,6 +303,7 @@ def _bench(spec: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
 
 _MODES: Mapping[str, Callable[[Mapping[str, Any], Channel], dict[str, Any]]] = {
     "run": _run,
+    "serve": _serve,
     "check": _check,
     "bench": _bench,
 }

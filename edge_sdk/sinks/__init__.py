@@ -1,4 +1,4 @@
-"""Sinks take results: files of lines, annotated video, MQTT, webhooks."""
+"""Sinks take results: files of lines, annotated video, MQTT, webhooks, a live view, Home Assistant."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ def sinks() -> Registry:
                 extra="agent",
                 capabilities={"file": False},
             ),
+            "homeassistant": Plugin(
+                target="edge_sdk.sinks.homeassistant:HomeAssistant",
+                requires=("paho",),
+                extra="agent",
+                capabilities={"file": False},
+            ),
+            "live": Plugin(target="edge_sdk.sinks.live:LiveView", capabilities={"file": False}),
             "webhook": Plugin(target="edge_sdk.sinks.webhook:Webhook", capabilities={"file": False}),
         },
     )

@@ -78,38 +78,51 @@ def load_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image:
     Raises:
         BrokenFrame: the file is damaged, no image, or larger than `max_pixels`.
     """
-
-    def broken(why: str, hint: str | None = None) -> BrokenFrame:
-        return BrokenFrame(f"image `{path.name}` {why}", hint=hint, name=path.name)
-
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise broken(f"is {path.stat().st_size} bytes, the limit is {_MAX_BYTES}")
+            raise _broken(path.name, f"is {path.stat().st_size} bytes, the limit is {_MAX_BYTES}")
         data = path.read_bytes()
     except OSError as error:
-        raise broken(f"cannot be read: {error.strerror}") from None
+        raise _broken(path.name, f"cannot be read: {error.strerror}") from None
+    return decode_image(data, path.name, max_pixels=max_pixels)
+
+
+def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image:
+    """Return the image that `data` encodes as upright BGR uint8; `name` is for messages.
+
+    Raises:
+        BrokenFrame: it is damaged, no image, or larger than `max_pixels`.
+    """
     if not data:
-        raise broken("is empty (0 bytes)")
+        raise _broken(name, "is empty (0 bytes)")
     if data.startswith(b"version https://git-lfs"):
-        raise broken("is a Git LFS pointer, not the image", "fetch it with `git lfs pull`")
+        raise _broken(name, "is a Git LFS pointer, not the image", "fetch it with `git lfs pull`")
     size = image_size(data)
     if size is None:
-        raise broken("has no header of a known image format", "PNG, JPEG, BMP, TIFF, WebP, GIF and PNM can be read")
+        raise _broken(
+            name, "has no header of a known image format", "PNG, JPEG, BMP, TIFF, WebP, GIF and PNM can be read"
+        )
     form, width, height = size
     if width <= 0 or height <= 0:
-        raise broken(f"says it is {width} x {height} pixels")
+        raise _broken(name, f"says it is {width} x {height} pixels")
     if width * height > max_pixels:
-        raise broken(f"says it is {width} x {height} pixels, the limit is {max_pixels} in all: refused undecoded")
+        raise _broken(
+            name, f"says it is {width} x {height} pixels, the limit is {max_pixels} in all: refused undecoded"
+        )
     if is_cut_jpeg(data):
-        raise broken("is cut short: the JPEG has no end")
+        raise _broken(name, "is cut short: the JPEG has no end")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
-        logger.debug("%s: %s", path, error)
+        logger.debug("%s: %s", name, error)
         image = None
     if image is None:
-        raise broken(f"cannot be decoded: the {form} data is damaged or of an unsupported kind")
+        raise _broken(name, f"cannot be decoded: the {form} data is damaged or of an unsupported kind")
     return to_bgr8(image)
+
+
+def _broken(name: str, why: str, hint: str | None = None) -> BrokenFrame:
+    return BrokenFrame(f"image `{name}` {why}", hint=hint, name=name)
 
 
 def nearest_file(path: Path) -> str:

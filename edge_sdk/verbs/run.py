@@ -9,7 +9,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from edge_sdk.agent.supervisor import Event, Supervisor, WorkerExit, error_from_json
+from edge_sdk.agent.process import Event, WorkerExit, error_from_json
+from edge_sdk.agent.supervisor import Supervisor
 from edge_sdk.errors import EXIT_INTERRUPTED, EXIT_OK, EdgeError, UsageError, WorkerError
 from edge_sdk.output import Output, table
 from edge_sdk.pipeline_config import PipelineConfig, SinkConfig, SourceConfig, StageConfig
@@ -27,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="F.jsonl", help="write results as lines of JSON (or .csv)")
     parser.add_argument("--save", type=Path, metavar="F.mp4", help="write the video with results drawn on it")
     parser.add_argument("--sink", action="append", default=[], metavar="URI", help="one more sink, may be repeated")
+    parser.add_argument("--view", type=int, metavar="PORT", help="show frames with results in a browser (0: any port)")
+    parser.add_argument(
+        "--serve", type=int, metavar="PORT", help="answer inference over HTTP, with --source or without"
+    )
+    parser.add_argument("--host", help="where --view and --serve listen (default 127.0.0.1: this machine alone)")
+    parser.add_argument("--rate", type=float, metavar="N", help="with --serve: inferences a second to allow over HTTP")
     parser.add_argument("--score", type=float, metavar="P", help="least score of a detection, 0 to 1")
     parser.add_argument("--workers", type=int, metavar="N", help="frame threads (default: one a core; live: one)")
     parser.add_argument("--explain", type=float, metavar="T", help="say why there was an event at T seconds, or none")
@@ -34,10 +41,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, output: Output) -> int:
-    config = pipeline_of(args)
     if args.frames is not None and args.frames < 1:
         raise UsageError(f"--frames must be at least 1, found {args.frames}")
-    spec = {"mode": "check" if args.check else "run", "pipeline": config.to_json(), "frames": args.frames}
+    serve = _serve_of(args)
+    if serve is not None and args.pipeline is None and args.source is None:
+        return _serve_only(args, serve, output)
+    config = pipeline_of(args)
+    spec: dict[str, Any] = {
+        "mode": "check" if args.check else "run",
+        "pipeline": config.to_json(),
+        "frames": args.frames,
+    }
+    if serve is not None:
+        spec["serve"] = serve
     if args.explain is not None:
         if not math.isfinite(args.explain):
             raise UsageError(f"--explain takes seconds of the source, found {args.explain}")
@@ -97,6 +113,50 @@ def pipeline_of(args: argparse.Namespace) -> PipelineConfig:
     return PipelineConfig.from_mapping(data, where="arguments")
 
 
+def _serve_of(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Return where and how to serve, None without `--serve`.
+
+    Raises:
+        UsageError: a value is wrong, or goes with a flag that is not there.
+    """
+    for name in ("view", "serve"):
+        port = getattr(args, name)
+        if port is not None and not 0 <= port <= 65535:
+            raise UsageError(f"--{name} takes a port, 0 to 65535, found {port}")
+    if args.view is not None and args.view == args.serve and args.view:
+        raise UsageError(f"--view and --serve cannot share port {args.view}", hint="give each one of its own")
+    if args.host is not None and args.view is None and args.serve is None:
+        raise UsageError("--host goes with --view or --serve")
+    if args.serve is None:
+        if args.rate is not None:
+            raise UsageError("--rate goes with --serve")
+        return None
+    if args.rate is not None and not 0 < args.rate < math.inf:
+        raise UsageError(f"--rate must be above 0, found {args.rate:g}")
+    return {"port": args.serve, "host": args.host or "127.0.0.1", "rate": args.rate}
+
+
+def _serve_only(args: argparse.Namespace, serve: dict[str, Any], output: Output) -> int:
+    """Serve a model without a source until SIGTERM or Ctrl-C."""
+    if args.model is None:
+        raise UsageError("--model missing", hint="edge run --model A.edge --serve 8080")
+    given = [
+        n for n in ("frames", "out", "save", "view", "explain", "policy", "workers") if getattr(args, n) is not None
+    ]
+    given += ["sink"] if args.sink else []
+    given += ["check"] if args.check else []
+    if given:
+        raise UsageError(f"--{given[0]} needs frames", hint="add --source, or leave it out to serve alone")
+    params = {"score": args.score} if args.score is not None else {}
+    spec = {"mode": "serve", "serve": serve, "stage": {"model": str(args.model), "params": params}}
+    session = Session(spec, output, verbose=getattr(args, "verbose", 0) > 0)
+    report = session.run()
+    if report:
+        requests = ", ".join(f"{n} answered {code}" for code, n in report["requests"].items()) or "no requests"
+        output.result(report, f"{requests}; {report['inferences']} inferences in {report['seconds']:.0f} s")
+    return EXIT_INTERRUPTED if session.interrupted else EXIT_OK
+
+
 def _sinks_of(args: argparse.Namespace) -> list[SinkConfig]:
     found = [SinkConfig(uri=uri) for uri in getattr(args, "sink", [])]
     out, save = getattr(args, "out", None), getattr(args, "save", None)
@@ -104,6 +164,9 @@ def _sinks_of(args: argparse.Namespace) -> list[SinkConfig]:
         found.append(SinkConfig(uri=f"{'csv' if out.suffix == '.csv' else 'jsonl'}:{out}"))
     if save is not None:
         found.append(SinkConfig(uri=f"video:{save}"))
+    view, host = getattr(args, "view", None), getattr(args, "host", None)
+    if view is not None:
+        found.append(SinkConfig(uri=f"live:{view}", params={"host": host} if host else {}))
     return found
 
 
@@ -171,6 +234,8 @@ class Session:
         name = event["event"]
         if name == "ready":
             self._was_ready, self._live = True, bool(event.get("live"))
+            for what, url in event.get("addresses", ()):
+                self._output.note(f"{what}: {url}", "bold")
         elif name == "stats":
             self._output.progress(_progress(event, self._frames))
         elif name == "progress":

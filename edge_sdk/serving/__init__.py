@@ -1,0 +1,1 @@
+"""What this device answers over HTTP: the live view, inference, health and metrics."""

@@ -1,0 +1,352 @@
+"""The device's HTTP service: inference (Open Inference Protocol and images), health, readiness, metrics."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk import __version__
+from edge_sdk.pipeline.models import ModelSet, StageModel
+from edge_sdk.pipeline.report import Quantiles, memory_mb
+from edge_sdk.serving import metrics, oip
+from edge_sdk.serving.engine import Engine, RateLimit, describe
+from edge_sdk.serving.http import Answer, HttpError, Limits, LocalServer, Request, check_port, json_answer, refusal
+from edge_sdk.sources.base import BrokenFrame
+from edge_sdk.sources.images import decode_image
+
+_BATCH = 32
+_MAX_PIXELS = 64_000_000
+_MODEL = re.compile(r"^/v2/models/([^/]+)(?:/versions/([^/]+))?(/ready|/infer)?$")
+_STATES = {"closed": 0, "half-open": 1, "open": 2}
+_ROUTES_TEXT = "/health, /ready, /metrics, /v1/predict, /v1/predict/batch, /v2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeConfig:
+    """Where to listen, how many inferences a second to allow (None: as many as come), and how long to drain."""
+
+    port: int
+    host: str = "127.0.0.1"
+    rate: float | None = None
+    drain_s: float = 10.0
+
+
+class Service:
+    """Answers from the moment it is open; ready once it has an engine."""
+
+    def __init__(self, config: ServeConfig, *, limits: Limits | None = None) -> None:
+        self._config = config
+        self._server = LocalServer(config.host, check_port(config.port, "--serve"), self, limits=limits, name="serve")
+        self._rate = RateLimit(config.rate)
+        self._engine: Engine | None = None
+        self._pipeline: Any = None
+        self._watch: metrics.Watch | None = None
+        self._lock = threading.Lock()
+        self._requests: Counter[tuple[str, int]] = Counter()
+        self._request_s = metrics.Histogram()
+        self._infer_s = metrics.Histogram()
+        self._latency_ms = Quantiles()
+        self._stopping = False
+        self._began = time.monotonic()
+        self._routes: Mapping[tuple[str, str], Callable[[Request], Answer]] = {
+            ("GET", "/"): self._index,
+            ("GET", "/health"): lambda _: json_answer({"status": "ok"}),
+            ("GET", "/ready"): self._ready,
+            ("GET", "/metrics"): self._metrics,
+            ("POST", "/v1/predict"): self._predict,
+            ("POST", "/v1/predict/batch"): self._predict_batch,
+            ("GET", "/v2"): self._server_metadata,
+            ("GET", "/v2/health/live"): lambda _: json_answer({"live": True}),
+            ("GET", "/v2/health/ready"): self._ready,
+            ("POST", "/v2/repository/index"): self._repository,
+        }
+
+    @property
+    def address(self) -> tuple[str, str]:
+        """What it is and its URL, once it is open."""
+        return "service", self._server.address
+
+    def open(self) -> None:
+        """Listen.
+
+        Raises:
+            SinkError: the address is taken.
+        """
+        self._server.open()
+
+    def serve(self, models: ModelSet, *, pipeline: Any = None, watch: metrics.Watch | None = None) -> None:
+        """Answer with `models`; the metrics of `pipeline` are those that `watch`, its observer, has seen."""
+        self._pipeline, self._watch = pipeline, watch
+        self._engine = Engine(models)
+
+    def swap(self, models: ModelSet) -> None:
+        """Answer the next request with `models`."""
+        if self._engine is not None:
+            self._engine.replace(models)
+
+    def close(self) -> None:
+        """Finish the requests in flight, refuse others, then close the models."""
+        self._stopping = True
+        self._server.close(self._config.drain_s)
+        if self._engine is not None:
+            self._engine.close()
+
+    # -- what the worker asks --------------------------------------------------------------------------------------
+
+    def busy(self, now: float) -> tuple[str, float]:
+        """Return what the longest inference is in and for how many seconds."""
+        return self._engine.busy(now) if self._engine is not None else ("load", 0.0)
+
+    def stats(self) -> dict[str, Any]:
+        """Return the counts in the form of a worker's `stats`; a frame is an inference."""
+        errors = dict(self._engine.errors) if self._engine is not None else {}
+        return {
+            "frames": self._latency_ms.n + sum(errors.values()),
+            "processed": self._latency_ms.n,
+            "dropped": {},
+            "errors": {k: n for k, n in errors.items() if k != "nonfinite"},
+            "nonfinite": errors.get("nonfinite", 0),
+            "latency_ms": self._latency(),
+            "model": self._engine.current.digest if self._engine is not None else "",
+            "t": time.time(),
+        }
+
+    def report(self) -> dict[str, Any]:
+        """Return what the service did."""
+        with self._lock:
+            requests = {str(c): 0 for _, c in sorted(self._requests, key=lambda k: k[1])}
+            for (_, code), n in self._requests.items():
+                requests[str(code)] += n
+        return {
+            "requests": requests,
+            "inferences": self._latency_ms.n,
+            "errors": self.stats()["errors"],
+            "seconds": round(time.monotonic() - self._began, 3),
+            "latency_ms": self._latency(),
+            "rss_mb": memory_mb()[1],
+            "model": self.stats()["model"],
+        }
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    def answer(self, request: Request) -> Answer:
+        """Answer one request and count it."""
+        began = time.monotonic()
+        path = request.path.rstrip("/") or "/"
+        match = _MODEL.match(path)
+        route = "/v2/models" + (match.group(3) or "") if match else path
+        try:
+            answer = self._model(request, match) if match else self._route(request, path)
+        except HttpError as error:
+            known = match or any(path == known_path for _, known_path in self._routes)
+            self._count(route if known else "other", error.status, began)
+            raise
+        self._count(route, answer.status, began)
+        return answer
+
+    def refuse(self, path: str, error: HttpError) -> Answer:
+        """Return the error; clients of the Open Inference Protocol expect a string."""
+        if path.startswith("/v2"):
+            text = error.message + (f" ({error.hint})" if error.hint else "")
+            return json_answer({"error": text}, status=error.status, headers=error.headers)
+        return refusal(error)
+
+    def _route(self, request: Request, path: str) -> Answer:
+        method = "GET" if request.method == "HEAD" else request.method
+        handler = self._routes.get((method, path))
+        if handler is not None:
+            return handler(request)
+        methods = [m for m, p in self._routes if p == path]
+        if methods:
+            raise HttpError(405, f"`{path}` is for {methods[0]}, found {method[:10]}")
+        raise HttpError(404, f"nothing is served at `{path[:80]}`", hint=_ROUTES_TEXT)
+
+    def _model(self, request: Request, match: re.Match[str]) -> Answer:
+        engine = self._loaded()
+        manifest = engine.current.models[0].manifest
+        name, version, action = unquote(match.group(1)), match.group(2), match.group(3)
+        if name != manifest.name or (version is not None and unquote(version) != manifest.version):
+            found = name if version is None else f"{name} {unquote(version)}"
+            raise HttpError(404, f"no model `{found[:80]}` here, it is `{manifest.name}` {manifest.version}")
+        method = "POST" if action == "/infer" else "GET"
+        if request.method != method and (method, request.method) != ("GET", "HEAD"):
+            raise HttpError(405, f"`{request.path[:80]}` is for {method}")
+        if action == "/ready":
+            return self._ready(request)
+        if action is None:
+            return json_answer(oip.metadata(manifest))
+        asked = oip.InferRequest(request.body, request.headers, manifest)
+        self._rate.take(time.monotonic())
+
+        def infer(model: StageModel) -> dict[str, NDArray[Any]]:
+            raw = getattr(model, "inner", model)
+            values = raw.infer({manifest.input.name: asked.tensor})
+            # The engine may write its buffers again as soon as the model is given back.
+            return {key: np.array(value) for key, value in values.items()}
+
+        return asked.answer(self._timed(engine, infer), manifest)
+
+    def _predict(self, request: Request) -> Answer:
+        engine = self._loaded()
+        if request.headers.get("content-type", "").startswith("multipart/"):
+            raise HttpError(415, "forms are not read", hint="send the JPEG or PNG itself as the body")
+        frame = _image(request.body, "body")
+        self._rate.take(time.monotonic())
+        return json_answer(self._one(engine, frame))
+
+    def _predict_batch(self, request: Request) -> Answer:
+        engine = self._loaded()
+        data = oip.parse_json(request.body)
+        images = data.get("images") if isinstance(data, dict) else None
+        if not isinstance(images, list) or not images or not all(isinstance(i, str) for i in images):
+            raise HttpError(400, "expected {'images': [base64, …]} with at least one image")
+        if len(images) > _BATCH:
+            raise HttpError(413, f"a batch has at most {_BATCH} images, found {len(images)}")
+        self._rate.take(time.monotonic(), len(images))
+        results: list[dict[str, Any]] = []
+        for i, text in enumerate(images):
+            try:
+                results.append(self._one(engine, _image(_base64(text, i), f"image {i}")))
+            except HttpError as error:
+                if error.status >= 500:
+                    raise
+                results.append({"error": error.to_json()})
+        return json_answer({"results": results})
+
+    def _one(self, engine: Engine, frame: NDArray[Any]) -> dict[str, Any]:
+        began = time.monotonic()
+
+        def answer(model: StageModel) -> tuple[Any, str]:
+            feeds, geometry = model.prepare(frame)
+            return model.decode(model.infer(feeds), geometry), model.digest
+
+        result, digest = self._timed(engine, answer)
+        height, width = frame.shape[:2]
+        latency_ms = round((time.monotonic() - began) * 1000, 3)
+        head = {"v": 1, "model": digest, "width": width, "height": height, "latency_ms": latency_ms}
+        return {**head, **result.to_json()}
+
+    def _timed(self, engine: Engine, work: Callable[[StageModel], Any]) -> Any:
+        def timed(model: StageModel) -> tuple[Any, float]:
+            began = time.perf_counter()
+            return work(model), time.perf_counter() - began
+
+        result, seconds = engine.use(timed)
+        self._infer_s.add(seconds)
+        with self._lock:
+            self._latency_ms.add(seconds * 1000)
+        return result
+
+    def _loaded(self) -> Engine:
+        if self._stopping:
+            raise HttpError(503, "the service is stopping", kind="stopping", retry_after_s=5)
+        if self._engine is None:
+            raise HttpError(503, "the model is being loaded", kind="loading", retry_after_s=1)
+        return self._engine
+
+    # -- about itself ------------------------------------------------------------------------------------------------
+
+    def _index(self, _request: Request) -> Answer:
+        model = describe(self._engine) if self._engine is not None else None
+        return json_answer({"name": "edge-sdk", "version": __version__, "model": model, "routes": _ROUTES_TEXT})
+
+    def _ready(self, _request: Request) -> Answer:
+        engine = self._loaded()
+        now = time.monotonic()
+        state = engine.breaker.state(now)
+        if state == "open":
+            raise HttpError(503, f"the engine fails: {engine.breaker.reason}", kind="circuit_open", retry_after_s=5)
+        body: dict[str, Any] = {"ready": True, "model": engine.current.digest, "circuit": state}
+        if self._watch is not None:
+            body["source"] = "up" if self._watch.source_up(now) else "lost"
+        return json_answer(body)
+
+    def _server_metadata(self, _request: Request) -> Answer:
+        return json_answer({"name": "edge-sdk", "version": __version__, "extensions": ["binary_tensor_data"]})
+
+    def _repository(self, _request: Request) -> Answer:
+        manifest = self._loaded().current.models[0].manifest
+        return json_answer([{"name": manifest.name, "version": manifest.version, "state": "READY", "reason": ""}])
+
+    def _latency(self) -> dict[str, float | None]:
+        with self._lock:
+            return self._latency_ms.to_json()
+
+    def _count(self, route: str, status: int, began: float) -> None:
+        self._request_s.add(time.monotonic() - began)
+        with self._lock:
+            self._requests[route, status] += 1
+
+    def _metrics(self, _request: Request) -> Answer:
+        now = time.monotonic()
+        with self._lock:
+            requests = sorted(self._requests.items())
+        rows = [metrics.sample("edge_http_requests_total", n, {"route": r, "code": str(c)}) for (r, c), n in requests]
+        lines = metrics.family("edge_http_requests_total", "counter", "Requests answered.", rows)
+        name = "edge_http_request_seconds"
+        lines += metrics.family(name, "histogram", "Time to answer.", self._request_s.lines(name, {}))
+        name = "edge_inference_seconds"
+        series = self._infer_s.lines(name, {"of": "http"})
+        if self._watch is not None:
+            series += self._watch.latency.lines(name, {"of": "pipeline"})
+        lines += metrics.family(name, "histogram", "Time of one inference with its pre- and postprocessing.", series)
+        lines += _gauge("edge_rss_bytes", "Memory of the worker process.", (memory_mb()[1] or 0) * 1e6)
+        if self._engine is not None:
+            lines += self._engine_metrics(self._engine, now)
+        if self._watch is not None and self._pipeline is not None and self._pipeline.running:
+            lines += _pipeline_metrics(self._pipeline.stats(), self._watch, now)
+        return Answer(body=("\n".join(lines) + "\n").encode(), content_type=metrics.CONTENT_TYPE)
+
+    def _engine_metrics(self, engine: Engine, now: float) -> list[str]:
+        state = _STATES[engine.breaker.state(now)]
+        lines = _gauge("edge_circuit_state", "0 closed, 1 half-open, 2 open.", state)
+        labels = {k: v for k, v in describe(engine).items() if k != "task"}
+        info = metrics.sample("edge_model_info", 1, labels)
+        lines += metrics.family("edge_model_info", "gauge", "The model that answers.", [info])
+        return lines + metrics.counter("edge_http_errors_total", "Failed inferences.", "kind", engine.errors)
+
+
+def _pipeline_metrics(stats: Mapping[str, Any], watch: metrics.Watch, now: float) -> list[str]:
+    def count(name: str, text: str, value: int) -> list[str]:
+        return metrics.family(name, "counter", text, [metrics.sample(name, value)])
+
+    errors = {**stats["errors"], "nonfinite": stats["nonfinite"]}
+    lines = count("edge_frames_total", "Frames that the source gave.", stats["frames"])
+    lines += count("edge_frames_processed_total", "Frames that were answered.", stats["processed"])
+    lines += metrics.counter("edge_frames_dropped_total", "Frames dropped, by cause.", "cause", stats["dropped"])
+    lines += metrics.counter("edge_errors_total", "Errors of the pipeline, by kind.", "kind", errors)
+    lines += _gauge("edge_fps", "Results a second over the last ten seconds.", round(watch.fps(now), 3))
+    lines += _gauge("edge_source_up", "1 when a frame came in the last five seconds.", int(watch.source_up(now)))
+    age = watch.age_s(now)
+    if age is not None:
+        lines += _gauge("edge_last_frame_age_seconds", "Time since the last result.", round(age, 3))
+    return lines
+
+
+def _gauge(name: str, text: str, value: float) -> list[str]:
+    return metrics.family(name, "gauge", text, [metrics.sample(name, value)])
+
+
+def _image(data: bytes, name: str) -> NDArray[Any]:
+    try:
+        return decode_image(data, name, max_pixels=_MAX_PIXELS)
+    except BrokenFrame as error:
+        raise HttpError(400, error.message, kind="image", hint=error.hint or "send a JPEG or PNG") from None
+
+
+def _base64(text: str, i: int) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise HttpError(400, f"image {i} is no base64") from None
