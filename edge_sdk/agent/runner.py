@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from edge_sdk.agent.config import TelemetryConfig
+from edge_sdk.agent.process import error_from_json
 from edge_sdk.agent.slots import Slots
-from edge_sdk.agent.supervisor import Supervisor, error_from_json
+from edge_sdk.agent.supervisor import Supervisor
 from edge_sdk.errors import EdgeError, WorkerError
 from edge_sdk.pipeline_config import PipelineConfig
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_sdk.agent.supervisor import Supervisor, Worker, WorkerExit, error_from_json
+from edge_sdk.agent.process import Worker, WorkerExit, error_from_json
+from edge_sdk.agent.supervisor import Supervisor
 from edge_sdk.backoff import Backoff
 from edge_sdk.errors import ArtifactError, SourceError, UsageError, WorkerError
 from edge_sdk.testing import build_artifact, tiny_classifier_onnx
@@ -154,7 +155,7 @@ def test_a_worker_whose_source_fails_says_so_and_ends_with_its_code(artifact, tm
 def test_a_worker_ends_when_its_parent_dies(artifact, tmp_path):
     script = (
         "import json, sys, time\n"
-        "from edge_sdk.agent.supervisor import Worker\n"
+        "from edge_sdk.agent.process import Worker\n"
         "tell = lambda e: e['event'] == 'ready' and print(e['pid'], flush=True)\n"
         "worker = Worker(json.loads(sys.argv[1]), on_event=tell)\n"
         "worker.start()\n"
