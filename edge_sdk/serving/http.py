@@ -372,6 +372,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, answer: Answer) -> None:
         self.connection.settimeout(self.server.limits.send_s)
+        # Whatever the request said it was: an answer without a status line helps nobody.
+        self.request_version = "HTTP/1.1"
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)
         self.send_header("X-Content-Type-Options", "nosniff")

@@ -69,7 +69,7 @@ class HomeAssistant:
         self._problems: list[str] = []
         self._times: deque[float] = deque(maxlen=30)
         self._sent: dict[str, Any] = {}
-        self._sent_at = float("-inf")
+        self._sent_at = self._due = float("-inf")
         self._lock = threading.Lock()
         self._connected = threading.Event()
         self._refused: str | None = None
@@ -115,7 +115,7 @@ class HomeAssistant:
             self._most[label] = max(self._most[label], n)
         self._total = max(self._total, sum(counts.values()))
         self._problems = sorted({p for c in item.counts.values() if isinstance(c, dict) for p in c.get("problems", ())})
-        if now - self._sent_at >= self._every_s:
+        if now >= self._due:
             self._send_state(now)
 
     def close(self) -> None:
@@ -146,14 +146,15 @@ class HomeAssistant:
             "problem": "ON" if self._problems else "OFF",
             "problems": self._problems,
         }
+        self._most = dict.fromkeys(self._most, 0)
+        self._total = 0
+        self._due = now + self._every_s
         if state == self._sent and now - self._sent_at < _AGAIN_S:
             return
         self._sent, self._sent_at = state, now
         fps = round((len(self._times) - 1) / span, 1) if span > 0 else 0.0
         payload = json.dumps({**state, "fps": fps}, separators=(",", ":"))
         self._client.publish(f"{self._base}/state", payload, qos=0, retain=True)
-        self._most = dict.fromkeys(self._most, 0)
-        self._total = 0
 
     # -- discovery -------------------------------------------------------------------------------------------------
 

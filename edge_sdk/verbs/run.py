@@ -146,7 +146,7 @@ def _serve_only(args: argparse.Namespace, serve: dict[str, Any], output: Output)
     given += ["sink"] if args.sink else []
     given += ["check"] if args.check else []
     if given:
-        raise UsageError(f"--{given[0]} needs frames", hint="add --source, or leave it out to serve alone")
+        raise UsageError(f"--{given[0]} needs a source", hint="add --source, or leave it out to serve alone")
     params = {"score": args.score} if args.score is not None else {}
     spec = {"mode": "serve", "serve": serve, "stage": {"model": str(args.model), "params": params}}
     session = Session(spec, output, verbose=getattr(args, "verbose", 0) > 0)
