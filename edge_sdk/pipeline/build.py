@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import cv2
-import numpy as np
 
 from edge_sdk import sinks as sink_table
 from edge_sdk import sources as source_table
 from edge_sdk.artifact import Artifact
 from edge_sdk.errors import UsageError
 from edge_sdk.pipeline.feeds import Feed, LiveFeed, PullFeed
-from edge_sdk.pipeline.models import ModelSet, ModelSlot, StageModel, check_kind, load_models, self_test
+from edge_sdk.pipeline.models import (
+    ModelSet,
+    ModelSlot,
+    StageModel,
+    frame_threads,
+    load_models,
+    self_test,
+    single_model,
+)
 from edge_sdk.pipeline.observe import Observer
 from edge_sdk.pipeline.report import Report
 from edge_sdk.pipeline.run import Run
+from edge_sdk.pipeline.stages import Stages
 from edge_sdk.pipeline.steps import build
 from edge_sdk.pipeline_config import KIND_OF_TASK, SLOT, PipelineConfig, StageConfig
 from edge_sdk.rules import Decision, Trace
@@ -30,7 +37,7 @@ from edge_sdk.sources.uri import redact
 ArtifactLike: TypeAlias = str | Path | Artifact | StageModel
 
 
-class Pipeline:
+class Pipeline(Stages):
     """Frames of one source through a model into sinks, observers and whoever iterates.
 
     Args:
@@ -56,6 +63,7 @@ class Pipeline:
         resume: bool = False,
         stall_s: float = 5.0,
     ) -> None:
+        super().__init__()
         if policy not in ("auto", "all", "latest"):
             raise UsageError(f"policy must be auto, all or latest, found {policy!r}")
         self._make_source = _source_maker(source, params or {})
@@ -66,7 +74,6 @@ class Pipeline:
         self._stall_s = stall_s
         self._stage: StageConfig | None = None
         self._artifact: ArtifactLike | None = None
-        self._steps: list[StageConfig] = []
         self._focus_s: float | None = None
         self._sinks: list[tuple[str, Sink | None, dict[str, Any]]] = []
         self._observers: list[Observer] = []
@@ -114,40 +121,6 @@ class Pipeline:
     def stage(self, artifact: ArtifactLike, *, name: str | None = None, **params: Any) -> Pipeline:
         """Run `artifact`, whatever its task."""
         return self._set_stage(None, artifact, name, params)
-
-    def steps(self, configs: Sequence[StageConfig]) -> Pipeline:
-        """Add stages without a model, as they stand in a pipeline file."""
-        self._not_running("add a stage")
-        self._steps += configs
-        return self
-
-    def track(self, name: str = "track", **params: Any) -> Pipeline:
-        """Number objects through time (ByteTrack); params as in `edge_sdk.stage_params.TrackParams`."""
-        return self._add_step("track", name, params)
-
-    def zone(self, name: str, polygon: Sequence[Sequence[float]], **params: Any) -> Pipeline:
-        """Watch who is in, enters, leaves or stays in a polygon in pixels; params as in `ZoneParams`."""
-        return self._add_step("zone", name, {"polygon": _plain(polygon)} | params)
-
-    def line(self, name: str, start: Sequence[float], end: Sequence[float], **params: Any) -> Pipeline:
-        """Count tracks that cross from one side of a line to the other; params as in `LineParams`."""
-        return self._add_step("line", name, {"start": _plain(start), "end": _plain(end)} | params)
-
-    def alert(self, name: str, **params: Any) -> Pipeline:
-        """Send an event when something is there for some frames, and not again too soon; params as in `AlertParams`."""
-        return self._add_step("alert", name, params)
-
-    def blur(self, classes: Sequence[str] = (), *, name: str = "blur", **params: Any) -> Pipeline:
-        """Hide what was found, in the frame itself, before anything gets the frame; params as in `BlurParams`."""
-        return self._add_step("blur", name, {"classes": list(classes)} | params)
-
-    def camera_health(self, name: str = "camera", **params: Any) -> Pipeline:
-        """Notice a black, frozen, covered, defocused, moved or resized picture; params as in `CameraParams`."""
-        return self._add_step("camera", name, params)
-
-    def motion_gate(self, name: str = "motion_gate", **params: Any) -> Pipeline:
-        """Infer only when something moves, else let the last answer stand; params as in `MotionParams`."""
-        return self._add_step("motion_gate", name, params)
 
     def sink(self, sink: str | Sink, **options: Any) -> Pipeline:
         """Send results to a sink, such as `jsonl:out.jsonl`, `video:out.mp4` or `mqtt://host/topic`."""
@@ -306,7 +279,7 @@ class Pipeline:
         if isinstance(artifact, (str, Path, Artifact)):
             models = load_models(artifact, count=count, kind=run.kind, params=params, test=True)
         else:
-            models = _single(artifact, run.kind)
+            models = single_model(artifact, run.kind)
             if count != 1:
                 raise UsageError(f"{count} frame threads need {count} models", hint="swap to a path or an Artifact")
         try:
@@ -383,16 +356,11 @@ class Pipeline:
         self._artifact = artifact
         return self
 
-    def _add_step(self, kind: Any, name: str, params: dict[str, Any]) -> Pipeline:
-        self._not_running("add a stage")
-        self._steps.append(StageConfig(name=name, kind=kind, params=params))
-        return self
-
     def _load(self, *, live: bool) -> tuple[int, ModelSet]:
         assert self._artifact is not None
         assert self._stage is not None
         if not isinstance(self._artifact, (str, Path, Artifact)):
-            return 1, _single(self._artifact, self._stage.kind)
+            return 1, single_model(self._artifact, self._stage.kind)
         artifact = self._artifact if isinstance(self._artifact, Artifact) else Artifact.open(self._artifact)
         workers = self._workers or frame_threads(artifact, live=live)
         models = load_models(artifact, count=workers, kind=self._stage.kind, params=self._stage.params, test=False)
@@ -422,35 +390,9 @@ class Pipeline:
             raise UsageError(f"cannot {what}: the pipeline has been started", hint="build a new Pipeline")
 
 
-def frame_threads(artifact: Artifact, *, live: bool) -> int:
-    """Return how many frame threads a pipeline gets: one for live sources, else as many as the cores feed."""
-    threads = int(artifact.manifest.runtime.options.get("threads", 1) or 1)
-    return 1 if live else max(1, _cores() // threads)
-
-
 def _source_maker(source: str | int | Source, params: dict[str, Any]) -> Callable[[], Source]:
     if isinstance(source, (str, int)):
         return lambda: source_table.create(str(source), params)
     if params:
         raise UsageError("params belong to a source given by its address")
     return lambda: source
-
-
-def _plain(points: Any) -> Any:
-    """Return points, a list or an array, as lists of floats; what is none is left for the check of the params."""
-    try:
-        return np.asarray(points, float).tolist()
-    except (TypeError, ValueError):
-        return points
-
-
-def _single(model: Any, kind: str | None) -> ModelSet:
-    check_kind(model.manifest, kind)
-    return ModelSet((model,))
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1

@@ -13,7 +13,8 @@ import cv2
 from edge_sdk import sources as source_table
 from edge_sdk.artifact import Artifact
 from edge_sdk.errors import SourceError, UsageError
-from edge_sdk.pipeline.build import Pipeline, frame_threads
+from edge_sdk.pipeline.build import Pipeline
+from edge_sdk.pipeline.models import frame_threads
 from edge_sdk.pipeline.report import memory_mb
 from edge_sdk.pipeline_config import SLOT, PipelineConfig, StageConfig
 from edge_sdk.sources.base import BrokenFrame, Image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -176,3 +177,22 @@ def self_test(artifact: Artifact, model: Any = None) -> list[Any]:
             hint="`edge verify` shows all of them",
         )
     return list(checks)
+
+
+def frame_threads(artifact: Artifact, *, live: bool) -> int:
+    """Return how many frame threads a pipeline gets: one for live sources, else as many as the cores feed."""
+    threads = int(artifact.manifest.runtime.options.get("threads", 1) or 1)
+    return 1 if live else max(1, _cores() // threads)
+
+
+def single_model(model: Any, kind: str | None) -> ModelSet:
+    """Return the set of one model that is loaded already; raises as `check_kind`."""
+    check_kind(model.manifest, kind)
+    return ModelSet((model,))
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1

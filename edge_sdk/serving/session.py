@@ -10,8 +10,7 @@ import cv2
 
 from edge_sdk.artifact import Artifact
 from edge_sdk.config import parse
-from edge_sdk.pipeline.build import frame_threads
-from edge_sdk.pipeline.models import load_models
+from edge_sdk.pipeline.models import frame_threads, load_models
 from edge_sdk.serving.service import ServeConfig, Service
 
 
