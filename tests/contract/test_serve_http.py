@@ -177,7 +177,7 @@ def test_a_body_that_is_no_json_is_refused(service, body, message):
     assert message in answer["error"]
 
 
-def test_nan_in_a_binary_tensor_is_refused_and_nan_from_the_model_is_no_json(tmp_path):
+def test_nan_from_the_model_is_said_and_is_no_failure_of_the_engine(tmp_path):
     model = build_artifact(tmp_path / "n.edge", model=tiny_classifier_onnx(constant=float("nan")), golden=False).path
     with serving(load_models(model, count=1, kind=None, params={}, test=False)) as service:
         status, _, body = infer(service, {"inputs": [tensor()]})

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from edge_sdk.errors import UsageError
@@ -12,6 +15,8 @@ from edge_sdk.output import Output
 from edge_sdk.serving.engine import Breaker, RateLimit
 from edge_sdk.serving.http import HttpError
 from edge_sdk.serving.metrics import Histogram, Watch, sample
+from edge_sdk.serving.oip import JSON_LENGTH, InferRequest
+from edge_sdk.testing import fake_model
 from edge_sdk.verbs import run
 
 
@@ -108,3 +113,45 @@ def test_view_adds_a_live_sink_on_the_chosen_host():
     argv = ["--model", "a.edge", "--source", "0", "--view", "8090", "--host", "0.0.0.0"]
     sink = run.pipeline_of(parser.parse_args(argv)).sinks[0]
     assert (sink.uri, sink.params) == ("live:8090", {"host": "0.0.0.0"})
+
+
+def float_manifest():
+    manifest = fake_model(lambda _: [0.0, 0.0, 0.0]).manifest
+    return replace(manifest, input=replace(manifest.input, dtype="float32"))
+
+
+def infer_body(value: float, *, binary: bool) -> tuple[bytes, dict[str, str]]:
+    spec = float_manifest().input
+    values = np.full(spec.shape, value, "<f4")
+    row = {"name": spec.name, "datatype": "FP32", "shape": list(spec.shape)}
+    if not binary:
+        return json.dumps({"inputs": [row | {"data": [value] * values.size}]}).encode(), {}
+    head = json.dumps({"inputs": [row | {"parameters": {"binary_data_size": values.nbytes}}]}).encode()
+    return head + values.tobytes(), {JSON_LENGTH: str(len(head))}
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_float_tensor_arrives_as_it_was_sent(binary):
+    request = InferRequest(*infer_body(0.25, binary=binary), float_manifest())
+    assert request.tensor.dtype == np.float32
+    assert (request.tensor == 0.25).all()
+
+
+def test_nan_and_numbers_too_large_for_the_type_are_refused():
+    body, headers = infer_body(float("nan"), binary=True)
+    with pytest.raises(HttpError, match="input `image` holds NaN or infinity"):
+        InferRequest(body, headers, float_manifest())
+    body, headers = infer_body(1e300, binary=False)
+    with pytest.raises(HttpError, match="input `image` holds NaN or infinity"):
+        InferRequest(body, headers, float_manifest())
+
+
+def test_a_json_length_that_is_none_is_refused():
+    for length in ("x", "-1", "99999999"):
+        with pytest.raises(HttpError, match="Inference-Header-Content-Length is"):
+            InferRequest(b"{}", {JSON_LENGTH: length}, float_manifest())
+
+
+def test_compressed_bodies_are_refused():
+    with pytest.raises(HttpError, match="compressed bodies are not read"):
+        InferRequest(b"{}", {"content-encoding": "gzip"}, float_manifest())
