@@ -122,7 +122,7 @@ def float_manifest():
 
 def infer_body(value: float, *, binary: bool) -> tuple[bytes, dict[str, str]]:
     spec = float_manifest().input
-    values = np.full(spec.shape, value, "<f4")
+    values = np.full(spec.shape, value if binary else 0.0, "<f4")
     row = {"name": spec.name, "datatype": "FP32", "shape": list(spec.shape)}
     if not binary:
         return json.dumps({"inputs": [row | {"data": [value] * values.size}]}).encode(), {}
