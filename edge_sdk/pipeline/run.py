@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from edge_sdk.errors import BackendError, EdgeError, SinkError, SourceError
+from edge_sdk.errors import BackendError, EdgeError, SinkError
 from edge_sdk.pipeline.burst import Taken, answer, burst_size
 from edge_sdk.pipeline.feeds import Feed
+from edge_sdk.pipeline.ledger import Ledger
 from edge_sdk.pipeline.models import ModelSet, ModelSlot
 from edge_sdk.pipeline.observe import Observer, Observers
 from edge_sdk.pipeline.outlet import Mailbag, Outlet
-from edge_sdk.pipeline.report import Findings, Report, Tally, memory_mb
+from edge_sdk.pipeline.report import Report
 from edge_sdk.pipeline.steps import Steps
 from edge_sdk.sinks.base import FrameResult, Sink
 from edge_sdk.sources.base import BrokenFrame, Frame
@@ -24,7 +24,6 @@ from edge_sdk.sources.base import BrokenFrame, Frame
 logger = logging.getLogger(__name__)
 _FINISH_S = 120.0
 _STOP_S = 10.0
-_NAMES_KEPT = 100
 
 
 class Run:
@@ -70,19 +69,12 @@ class Run:
         self._pull_lock = threading.Lock()
         self._hand_over = threading.Lock()
         self._ordered = threading.Condition(self._lock)
-        self._tally = Tally()
-        self._frames_in = 0
-        self._dropped: Counter[str] = Counter()
-        self._errors: Counter[str] = Counter()
-        self._first_error: EdgeError | None = None
-        self._broken: list[str] = []
-        self._reconnects = 0
+        self._ledger = Ledger()
         self._pulled = self._delivered = 0
         self._waiting: dict[int, FrameResult | None] = {}
         self._stopping = False
         self._fatal: Exception | None = None
         self._activity: list[tuple[str, float]] = [("idle", 0.0)] * workers
-        self._findings = Findings()
         self._observers = Observers(observers)
         self._sinks = list(sinks)
         self._watch = self._outlet("observers", self._observe, depth=64 if lossless else 8)
@@ -97,8 +89,6 @@ class Run:
         self._single = single
         self._at_end = False
         self._feed_error: Exception | None = None
-        self._began = self._ended = 0.0
-        self._cpu_began = self._cpu_ended = 0.0
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -113,7 +103,7 @@ class Run:
             for _, sink in self._sinks:
                 sink.open()
                 opened.append(sink)
-            self._began, self._cpu_began = time.monotonic(), time.process_time()
+            self._ledger.begin()
             for outlet in [self._watch, *self._outlets]:
                 outlet.start()
             self._feed.start()
@@ -231,15 +221,10 @@ class Run:
 
     def _deliver(self, seq: int, item: FrameResult | None, times: dict[str, float]) -> None:
         """Hand on what is next in order; a full blocking outlet holds the frame threads back here."""
+        if item is not None:
+            self._ledger.answered(item, times)
         with self._lock:
             self._waiting[seq] = item
-            if item is not None:
-                self._tally.processed += 1
-                if not item.gated:
-                    self._tally.add_latency(item.model, item.latency_ms)
-                self._tally.age.add(item.age_ms)
-                for name, seconds in times.items():
-                    self._tally.stage_s[name] += seconds
         with self._hand_over:
             while True:
                 with self._lock:
@@ -263,14 +248,13 @@ class Run:
                 self._last = replace(item, events=[], counts={})
             self.steps.apply(item)
         except Exception as error:
-            with self._lock:
-                self._tally.processed -= 1
+            self._ledger.withdrawn()
             self._frame_failed(item.frame, "step", error)
             return False
         return True
 
     def _emit(self, item: FrameResult) -> None:
-        self._findings.add(item)
+        self._ledger.found(item)
         self._tell("result", item)
         for outlet in self._outlets:
             outlet.put(item)
@@ -282,14 +266,8 @@ class Run:
     def _frame_failed(self, frame: Frame, kind: str, error: Exception) -> None:
         detail = f"frame {frame.index}: {error}"
         known = isinstance(error, EdgeError)
-        with self._lock:
-            first = self._errors[kind] == 0
-            self._errors[kind] += 1
-            if self._first_error is None:
-                self._first_error = (
-                    error if isinstance(error, EdgeError) else BackendError(f"the model failed: {error}")
-                )
-        if first:
+        named = error if isinstance(error, EdgeError) else BackendError(f"the model failed: {error}")
+        if self._ledger.error(kind, named):
             logger.warning("%s", detail, exc_info=None if known else error)
         self._tell("error", kind, detail)
         self._count_drop(kind, 1)
@@ -304,19 +282,14 @@ class Run:
     # -- events of the feed (FeedEvents) ---------------------------------------------------------------------------
 
     def grabbed(self) -> None:
-        with self._lock:
-            self._frames_in += 1
+        self._ledger.grabbed()
 
     def dropped(self, cause: str) -> None:
         self._count_drop(cause, 1)
 
     def broken(self, error: BrokenFrame) -> None:
         logger.warning("skipped: %s", error.message)
-        with self._lock:
-            if len(self._broken) < _NAMES_KEPT:
-                self._broken.append(error.name or error.message)
-            if self._first_error is None:
-                self._first_error = error
+        self._ledger.broken(error)
         # A long row of broken images is progress, not a decoder that hangs.
         now = time.monotonic()
         self._activity = [(what, now if what == "decode" else since) for what, since in self._activity]
@@ -325,14 +298,12 @@ class Run:
 
     def source_lost(self, error: EdgeError) -> None:
         logger.warning("%s: trying again", error.message)
-        with self._lock:
-            self._errors["source"] += 1
+        self._ledger.error("source")
         self._tell("error", "source", error.message)
 
     def source_back(self) -> None:
         logger.warning("the source gives frames again")
-        with self._lock:
-            self._reconnects += 1
+        self._ledger.reconnected()
 
     # -- delivery ------------------------------------------------------------------------------------------------
 
@@ -357,8 +328,7 @@ class Run:
 
     def _sink_failed(self, name: str, error: Exception) -> bool:
         """A sink of a file job that fails ends the job; for a live source it is tried again with the next result."""
-        with self._lock:
-            self._errors["sink"] += 1
+        self._ledger.error("sink")
         if name != "observers":
             self._tell("error", "sink", f"{name}: {error}")
         if self._lossless:
@@ -370,8 +340,7 @@ class Run:
             self._tell("drop", name, n)
 
     def _count_drop(self, cause: str, n: int) -> None:
-        with self._lock:
-            self._dropped[cause] += n
+        self._ledger.drop(cause, n)
         self._tell("drop", cause, n)
 
     # -- the end -------------------------------------------------------------------------------------------------
@@ -380,7 +349,7 @@ class Run:
         try:
             for thread in self._threads:
                 thread.join()
-            self._ended, self._cpu_ended = time.monotonic(), time.process_time()
+            self._ledger.end()
             self._warnings_found = self._warnings()
             self._feed.close()
             deadline = time.monotonic() + (_STOP_S if self._stopping else _FINISH_S)
@@ -405,8 +374,7 @@ class Run:
             sink.close()
         except EdgeError as error:
             outlet.error = outlet.error or error.message
-            with self._lock:
-                self._errors["sink"] += 1
+            self._ledger.error("sink")
             if self._lossless:
                 self._keep_failure(error)
             else:
@@ -418,59 +386,29 @@ class Run:
 
     def _judge(self) -> None:
         """A run that ended by itself without one answer is a failure, named by the first thing that went wrong."""
-        if self._fatal is None and not self._stopping and self._tally.processed == 0 and self._first_error is not None:
-            first, n = self._first_error, sum(self._dropped.values())
-            if isinstance(first, BrokenFrame) and n > 1:
-                first = SourceError(f"none of {n} images can be decoded; the first: {first.message}", hint=first.hint)
-            self._fatal = first
+        if self._fatal is None and not self._stopping:
+            self._fatal = self._ledger.no_answer()
 
     def stats(self) -> dict[str, Any]:
         """Return the counts so far, in the form of the worker's `stats`."""
-        with self._lock:
-            return {
-                "frames": self._frames_in,
-                "processed": self._tally.processed,
-                "dropped": dict(self._dropped),
-                "errors": {k: v for k, v in self._errors.items() if k != "nonfinite"},
-                "nonfinite": self._errors["nonfinite"],
-                "latency_ms": self._tally.latency.to_json(),
-                "model_latency_ms": self._tally.model_latency.to_json(),
-                "model": self.slot.current.digest,
-                "t": time.time(),
-            }
+        return self._ledger.stats() | {"model": self.slot.current.digest, "t": time.time()}
 
     def report(self) -> Report:
         """Return what the run cost so far."""
-        ended = self._ended or time.monotonic()
-        cpu_s = (self._cpu_ended or time.process_time()) - self._cpu_began
-        with self._lock:
-            n = self._tally.processed
-            return Report(
-                frames_in=self._frames_in,
-                processed=n,
-                dropped=dict(self._dropped),
-                errors=dict(self._errors),
-                seconds=ended - self._began,
-                cpu_ms_per_frame=cpu_s * 1000 / n if n else None,
-                latency_ms=self._tally.latency.to_json(),
-                frame_age_ms=self._tally.age.to_json(),
-                stage_ms={k: s * 1000 / n for k, s in self._tally.stage_s.items()} if n else {},
-                stage={"name": self.stage, "kind": self.kind} | self.slot.current.describe(),
-                steps=tuple(self.steps.describe()),
-                model=self.slot.current.digest,
-                rss_mb=memory_mb()[1],
-                workers=len(self._threads),
-                policy=self.policy,
-                results=self._findings.to_json(),
-                sinks=tuple(
-                    {"uri": name, "written": o.taken, "dropped": o.dropped, "error": o.error}
-                    for o, (name, _) in zip(self._outlets, self._sinks, strict=True)
-                ),
-                broken=tuple(self._broken),
-                warnings=self._warnings_found,
-                reconnects=self._reconnects,
-                swaps=self.swaps,
-            )
+        return Report(
+            **self._ledger.totals(),
+            stage={"name": self.stage, "kind": self.kind} | self.slot.current.describe(),
+            steps=tuple(self.steps.describe()),
+            model=self.slot.current.digest,
+            workers=len(self._threads),
+            policy=self.policy,
+            sinks=tuple(
+                {"uri": name, "written": o.taken, "dropped": o.dropped, "error": o.error}
+                for o, (name, _) in zip(self._outlets, self._sinks, strict=True)
+            ),
+            warnings=self._warnings_found,
+            swaps=self.swaps,
+        )
 
 
 def _quietly(call: Callable[[], None]) -> None:
