@@ -104,13 +104,7 @@ class Workshop:
         assert process.stdout is not None
         end = time.monotonic() + self.job_limit_s
         while True:
-            ready, _, _ = select.select([process.stdout], [], [], _TICK_S)
-            if ready:
-                line = process.stdout.readline()
-                if not line:
-                    raise self._died(process, job)
-                return dict(json.loads(line))
-            if time.monotonic() > end:
+            if time.monotonic() >= end:
                 self.stop()
                 raise ConversionError(
                     f"the {job} step of {self.name} took longer than {self.job_limit_s:.0f} s and was stopped",
@@ -123,6 +117,12 @@ class Workshop:
                     f"the {job} step of {self.name} used {used:.0f} MiB, the limit is {self.memory_mb}",
                     hint="give it more with `memory_mb` in the recipe, or use fewer images",
                 )
+            ready, _, _ = select.select([process.stdout], [], [], _TICK_S)
+            if ready:
+                line = process.stdout.readline()
+                if not line:
+                    raise self._died(process, job)
+                return dict(json.loads(line))
 
     def _died(self, process: subprocess.Popen[str], job: str) -> ConversionError:
         process.wait()
