@@ -94,7 +94,7 @@ def convert(recipe: Recipe, *, say: Say, clock: Callable[[], float]) -> tuple[Co
             for name in dict.fromkeys(["onnxruntime", *(r.name for p in wanted for r in p.runtimes)])
         }
         for worker in workers.values():
-            stack.callback(worker.stop)
+            stack.callback(worker.close)
         first = workers["onnxruntime"]
         run = _Run(
             recipe=recipe,

@@ -138,7 +138,7 @@ class Search:
                 found = [outcome for future in futures for outcome in future.result()]
             except BaseException:
                 for worker in self.lanes.values():
-                    worker.stop()
+                    worker.close()
                 raise
         return {o.candidate.key: o for o in found}
 

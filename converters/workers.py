@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ class Workshop:
         self.memory_mb = memory_mb
         self._process: subprocess.Popen[str] | None = None
         self._log: Any = None
+        self._closed = False
+        self._lock = threading.RLock()
 
     def call(self, job: str, **args: Any) -> Any:
         """Run one job (a key of `converters.worker.JOBS`) and return what it returns.
@@ -50,7 +53,7 @@ class Workshop:
             process.stdin.write(json.dumps({"job": job, "args": args}) + "\n")
             process.stdin.flush()
             reply = self._wait(process, job)
-        except BrokenPipeError:
+        except (BrokenPipeError, ValueError):
             raise self._died(process, job) from None
         except BaseException:
             self.stop()
@@ -60,8 +63,18 @@ class Workshop:
         logger.debug("%s worker: %s", self.name, self._tail())
         raise _rebuild(reply)
 
+    def close(self) -> None:
+        """Stop for good: a later `call`, from whatever thread, starts no process."""
+        with self._lock:
+            self._closed = True
+            self.stop()
+
     def stop(self) -> None:
-        """Kill the process and wait for it."""
+        """Kill the process and wait for it; the next `call` starts another."""
+        with self._lock:
+            self._stop()
+
+    def _stop(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             if process.poll() is None:
@@ -78,6 +91,12 @@ class Workshop:
             self._log = None
 
     def _start(self) -> subprocess.Popen[str]:
+        with self._lock:
+            if self._closed:
+                raise ConversionError("the conversion was ended", hint="start it again")
+            return self._running()
+
+    def _running(self) -> subprocess.Popen[str]:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.stop()
@@ -125,8 +144,11 @@ class Workshop:
                 return dict(json.loads(line))
 
     def _died(self, process: subprocess.Popen[str], job: str) -> ConversionError:
-        process.wait()
-        code = process.returncode
+        try:
+            code = process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
         how = signal.Signals(-code).name if code < 0 else f"exit {code}"
         logger.info("%s worker: %s", self.name, self._tail())
         self.stop()
