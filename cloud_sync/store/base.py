@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
+
+Migration = tuple[str, Callable[[Any], None]]
+"""A name that never changes, and what it does to a `sqlite_utils.Database`."""
 
 
 class Transaction(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cloud_sync.store.migrations import Migration
+from cloud_sync.store.base import Migration
 
 
 def _releases(db: Any) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cloud_sync.errors import StoreError
-from cloud_sync.store.migrations import Migration, all_migrations
+from cloud_sync.store.base import Migration
+from cloud_sync.store.migrations import all_migrations
 from edge_sdk.errors import UsageError
 
 T = TypeVar("T")
