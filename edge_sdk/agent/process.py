@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from edge_sdk import errors
+from edge_sdk.agent.pipes import read_lines, write_all
 from edge_sdk.errors import EdgeError, WorkerError
 from edge_sdk.sources.uri import redact
 
 logger = logging.getLogger(__name__)
 Event = dict[str, Any]
 _LOG_LINES = 200
+_STOP: Event = {"id": 0, "cmd": "stop"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ class Worker:
     """One worker process, `python -m edge_sdk.agent.worker`, that runs `spec`.
 
     Events come from a thread of the worker's. A worker whose heart stops for `silence_s`, or that hangs in one native
-    call for `hang_s`, is killed. It ends by itself when this process dies.
+    call for `hang_s`, is killed. It ends by itself when this process dies. Its end is seen by its process id: whatever
+    it forked, and may live on with its pipes, is not waited for.
 
     Args:
         spec: pipeline, telemetry, frames, …; JSON types only.
@@ -80,6 +83,8 @@ class Worker:
         self._replies: dict[int, queue.SimpleQueue[Event]] = {}
         self._next_id = 0
         self._lock = threading.Lock()
+        self._send_lock = threading.Lock()
+        self._has_spec = self._stopping = False
         self._beat = 0.0
         self._why: str | None = None
         self._exit: WorkerExit | None = None
@@ -97,17 +102,30 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
+                bufsize=0,
                 start_new_session=True,
                 env=_environment(),
             )
         except OSError as error:
             raise WorkerError(f"a worker process cannot be started: {error}", hint="is memory short?") from None
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
         self._beat = time.monotonic()
         log = threading.Thread(target=self._read_log, name="worker-log", daemon=True)
-        log.start()
-        threading.Thread(target=self._read_events, args=(log,), name="worker-events", daemon=True).start()
-        threading.Thread(target=self._watch, name="worker-watch", daemon=True).start()
-        self._send(self.spec)
+        events = threading.Thread(target=self._read_events, args=(log,), name="worker-events", daemon=True)
+        try:
+            threading.Thread(target=self._watch, name="worker-watch", daemon=True).start()
+            log.start()
+            events.start()
+        except RuntimeError as error:
+            self.kill("it cannot be watched")
+            self._finish(log if log.ident is not None else None)
+            raise WorkerError(f"a worker process cannot be watched: {error}", hint="is memory short?") from None
+        with self._send_lock:
+            self._write(self.spec)
+            self._has_spec = True
+            if self._stopping:
+                self._write(_STOP)
 
     @property
     def pid(self) -> int | None:
@@ -144,7 +162,7 @@ class Worker:
             number = self._next_id
             replies = self._replies[number] = queue.SimpleQueue()
         try:
-            if not self.alive:
+            if not (self.alive and self._has_spec):
                 raise WorkerError(f"the worker does not run: {self._exit or 'not started'}")
             self._send({"id": number, "cmd": cmd, **fields})
             try:
@@ -160,8 +178,11 @@ class Worker:
 
     def stop(self, timeout_s: float = 15.0) -> WorkerExit:
         """Let it finish what it took, then end it; after `timeout_s` kill it."""
-        self._send({"id": 0, "cmd": "stop"})
-        if not self._ended.wait(timeout_s):
+        with self._send_lock:
+            self._stopping = True
+            if self._has_spec:
+                self._write(_STOP)
+        if not self._ended.wait(timeout_s) and self._process is not None:
             self.kill(f"it did not stop within {timeout_s:g} s")
             self._ended.wait(10.0)
         return self._exit or WorkerExit(None, None)
@@ -175,41 +196,62 @@ class Worker:
 
     # -- threads -------------------------------------------------------------------------------------------------
 
+    def _gone(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
     def _send(self, message: Mapping[str, Any]) -> None:
+        with self._send_lock:
+            if self._has_spec:
+                self._write(message)
+
+    def _write(self, message: Mapping[str, Any]) -> None:
         process = self._process
         if process is None or process.stdin is None:
             return
-        with self._lock, contextlib.suppress(OSError, ValueError):
-            process.stdin.write(json.dumps(message).encode() + b"\n")
-            process.stdin.flush()
+        with contextlib.suppress(OSError, ValueError):
+            write_all(process.stdin.fileno(), json.dumps(message).encode() + b"\n", self._gone)
 
     def _read_events(self, log: threading.Thread) -> None:
         process = self._process
         assert process is not None
         assert process.stdout is not None
-        for line in process.stdout:
-            self._beat = time.monotonic()
-            try:
-                event = json.loads(line)
-            except ValueError:
-                self._keep_log(line)
-                continue
-            if isinstance(event, dict):
-                self._take(event)
-        code = process.wait()
-        log.join(2.0)
-        self._exit = WorkerExit(None, -code, self._why) if code < 0 else WorkerExit(code, None, self._why)
-        with contextlib.suppress(OSError):
-            process.stdout.close()
-        with self._lock:
-            with contextlib.suppress(OSError):
-                if process.stdin is not None:
-                    process.stdin.close()
-            waiting = list(self._replies.values())
-        dead = WorkerError(f"the worker died: {self._exit}").to_json()
-        for replies in waiting:
-            replies.put({"ok": False, "error": dead})
-        self._ended.set()
+        try:
+            for line in read_lines(process.stdout.fileno(), self._gone):
+                self._beat = time.monotonic()
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    self._keep_log(line)
+                    continue
+                if isinstance(event, dict):
+                    self._take(event)
+        except Exception:
+            logger.exception("the events of the worker could not be read")
+            self.kill("its events could not be read")
+        finally:
+            self._finish(log)
+
+    def _finish(self, log: threading.Thread | None) -> None:
+        """Wait for the process, which ends or is killed for its silence, and tell everybody who waits for it."""
+        process = self._process
+        assert process is not None
+        try:
+            code = process.wait()
+            if log is not None:
+                log.join(2.0)
+            self._exit = WorkerExit(None, -code, self._why) if code < 0 else WorkerExit(code, None, self._why)
+            with self._send_lock:
+                for stream in (process.stdin, process.stdout):
+                    with contextlib.suppress(OSError):
+                        if stream is not None:
+                            stream.close()
+        finally:
+            self._ended.set()
+            with self._lock:
+                waiting = list(self._replies.values())
+            dead = WorkerError(f"the worker died: {self._exit}").to_json()
+            for replies in waiting:
+                replies.put({"ok": False, "error": dead})
 
     def _take(self, event: Event) -> None:
         if "event" in event:
@@ -232,7 +274,7 @@ class Worker:
         assert process is not None
         assert process.stderr is not None
         with process.stderr as stream:
-            for line in stream:
+            for line in read_lines(stream.fileno(), self._gone):
                 self._keep_log(line)
 
     def _keep_log(self, raw: bytes) -> None:
@@ -240,7 +282,10 @@ class Worker:
         if line:
             self._log.append(line)
             if self._on_log is not None:
-                self._on_log(line)
+                try:
+                    self._on_log(line)
+                except Exception:
+                    logger.exception("a line of the worker could not be shown")
 
     def _watch(self) -> None:
         """Kill a worker that sends nothing any more (its heartbeat comes every second, whatever the frames do)."""

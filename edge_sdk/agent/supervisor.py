@@ -61,6 +61,11 @@ class Supervisor:
         self._thread.start()
 
     @property
+    def alive(self) -> bool:
+        """Whether it still runs a worker or will start one."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
     def worker(self) -> Worker | None:
         """The worker that runs now."""
         return self._worker
@@ -100,6 +105,16 @@ class Supervisor:
         self.state = "stopped"
 
     def _keep(self) -> None:
+        try:
+            self._keep_running()
+        except Exception:
+            logger.exception("the worker cannot be supervised any more")
+            worker, self._worker = self._worker, None
+            self.state = "failed"
+            if worker is not None:
+                worker.kill("nobody supervises it any more")
+
+    def _keep_running(self) -> None:
         early_deaths = 0
         again = False
         while True:
@@ -151,4 +166,7 @@ class Supervisor:
         if event["event"] == "ready":
             self.state = "running"
         if self._on_event is not None:
-            self._on_event(event)
+            try:
+                self._on_event(event)
+            except Exception:
+                logger.exception("an event of the worker could not be handled")

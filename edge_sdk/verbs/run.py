@@ -195,7 +195,7 @@ class Session:
         try:
             self._supervisor.start()
             while not self._ended.wait(0.5):
-                if self._stopping and self._supervisor.worker is None:
+                if not self._supervisor.alive or (self._stopping and self._supervisor.worker is None):
                     break
         finally:
             self._supervisor.stop(_STOP_S)
@@ -250,6 +250,8 @@ class Session:
                 self._ended.set()
 
     def _will_restart(self) -> bool:
+        if self._report is not None:
+            return False
         return self._was_ready and self._live and (self._error is None or self._error.get("kind") == "source")
 
     def _death(self) -> EdgeError:
