@@ -18,7 +18,7 @@ from edge_sdk.sinks.avi import MjpegAvi
 from edge_sdk.sinks.base import FrameResult
 from edge_sdk.sinks.draw import draw
 from edge_sdk.sinks.uri import place
-from edge_sdk.sources.uri import check_options, number
+from edge_sdk.sources.uri import Options
 
 logger = logging.getLogger(__name__)
 _PATTERN = "clip_*"
@@ -39,15 +39,15 @@ class Clips:
         path, _, query = place(uri).partition("?")
         own = dict(options) | dict(parse_qsl(query, keep_blank_values=True))
         known = frozenset({"fps", "live", "append", "pre_s", "post_s", "max_mb", "quality"})
-        check_options(own, known, "a clips sink")
+        own = Options(own, known, "a clips sink")
         if not path:
             raise UsageError(f"sink `{uri}` names no folder", hint="for example clips:events?pre_s=3")
         self.folder = Path(path)
-        self._fps = number(own, "fps", 25.0, low=0.1, high=1000) or 25.0
-        self._pre_s = number(own, "pre_s", 3.0, low=0, high=60) or 0.0
-        self._post_s = number(own, "post_s", 5.0, low=0, high=60) or 0.0
-        self._max_bytes = int((number(own, "max_mb", 1000.0, low=1, high=1e9) or 1.0) * 1e6)
-        self._quality = int(number(own, "quality", 80, low=1, high=100) or 80)
+        self._fps = own.number("fps", 25.0, low=0.1, high=1000) or 25.0
+        self._pre_s = own.number("pre_s", 3.0, low=0, high=60) or 0.0
+        self._post_s = own.number("post_s", 5.0, low=0, high=60) or 0.0
+        self._max_bytes = int((own.number("max_mb", 1000.0, low=1, high=1e9) or 1.0) * 1e6)
+        self._quality = int(own.number("quality", 80, low=1, high=100) or 80)
         self._before: deque[tuple[float, bytes]] = deque()
         self._clip: MjpegAvi | None = None
         self._size = (0, 0)

@@ -18,7 +18,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_sdk.errors import SyncError, UsageError
 from edge_sdk.sinks.base import FrameResult
-from edge_sdk.sources.uri import check_options, number, query_options, redact
+from edge_sdk.sources.uri import Options, query_options, redact
 
 logger = logging.getLogger(__name__)
 _KNOWN = frozenset({"prefix", "every_s", "labels", "name", "timeout_s", "fps", "live", "append"})
@@ -38,7 +38,7 @@ class HomeAssistant:
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
         body, query = query_options(uri.partition(":")[2])
         merged: dict[str, Any] = {**query, **options}
-        check_options(merged, _KNOWN, "a Home Assistant sink")
+        merged = Options(merged, _KNOWN, "a Home Assistant sink")
         self.uri = redact(f"homeassistant:{body}")
         try:
             parts = urlsplit(body)
@@ -59,8 +59,8 @@ class HomeAssistant:
         self._port = port or (8883 if self._tls else 1883)
         self._user = unquote(parts.username) if parts.username else None
         self._password = unquote(parts.password) if parts.password else None
-        self._timeout_s = number(merged, "timeout_s", 5.0, low=0.1, high=3600) or 5.0
-        self._every_s = number(merged, "every_s", 1.0, low=0.1, high=3600) or 1.0
+        self._timeout_s = merged.number("timeout_s", 5.0, low=0.1, high=3600) or 5.0
+        self._every_s = merged.number("every_s", 1.0, low=0.1, high=3600) or 1.0
         self._prefix = str(merged.get("prefix", "homeassistant")).strip("/")
         self._name = str(merged.get("name", self._id))
         self._base = f"edge-sdk/{self._id}"

@@ -14,7 +14,7 @@ from typing import Any
 from edge_sdk.errors import SinkError
 from edge_sdk.sinks.base import FrameResult
 from edge_sdk.sinks.uri import place
-from edge_sdk.sources.uri import check_options, flag
+from edge_sdk.sources.uri import Options
 
 _OPTIONS = frozenset({"fps", "live", "append"})
 
@@ -28,10 +28,10 @@ class _LineFile:
     kind = "line file"
 
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
-        check_options(options, _OPTIONS, f"a {self.kind} sink")
+        options = Options(options, _OPTIONS, f"a {self.kind} sink")
         self.uri = uri
         self.path = Path(place(uri))
-        self._append = flag(options, "append")
+        self._append = options.flag("append")
         self._file: io.FileIO | None = None
 
     def open(self) -> None:

@@ -16,7 +16,7 @@ from edge_sdk.sinks.base import FrameResult
 from edge_sdk.sinks.draw import draw
 from edge_sdk.sinks.uri import place
 from edge_sdk.sources.base import Image
-from edge_sdk.sources.uri import check_options, number, query_options
+from edge_sdk.sources.uri import Options, query_options
 
 _KNOWN = frozenset({"host", "quality", "max_fps", "max_width", "viewers", "fps", "live", "append"})
 _SNAPSHOT_S = 5.0
@@ -67,15 +67,15 @@ class LiveView:
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
         body, query = query_options(uri)
         merged: dict[str, Any] = {**query, **options}
-        check_options(merged, _KNOWN, "a live view")
+        merged = Options(merged, _KNOWN, "a live view")
         self.uri = body
         text = place(body)
         if not (text.isascii() and text.isdigit() and len(text) <= 6):
             raise UsageError(f"`{body}` names no port", hint="live:8090")
-        self._quality = int(number(merged, "quality", 80, low=1, high=100) or 80)
-        self._every_s = 1.0 / (number(merged, "max_fps", 25.0, low=0.1, high=240) or 25.0)
-        self._width = int(number(merged, "max_width", 1280, low=64, high=7680) or 1280)
-        self._most = int(number(merged, "viewers", 8, low=1, high=100) or 8)
+        self._quality = int(merged.number("quality", 80, low=1, high=100) or 80)
+        self._every_s = 1.0 / (merged.number("max_fps", 25.0, low=0.1, high=240) or 25.0)
+        self._width = int(merged.number("max_width", 1280, low=64, high=7680) or 1280)
+        self._most = int(merged.number("viewers", 8, low=1, high=100) or 8)
         # Four times the viewers: their pages also ask for figures.
         limits = Limits(connections=4 * self._most, body_bytes=0, send_s=5.0, send_buffer=1 << 17)
         host = str(merged.get("host", "127.0.0.1"))

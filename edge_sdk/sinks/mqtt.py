@@ -15,7 +15,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_sdk.errors import SyncError, UsageError
 from edge_sdk.sinks.base import FrameResult
-from edge_sdk.sources.uri import check_options, flag, number, query_options, redact
+from edge_sdk.sources.uri import Options, query_options, redact
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,9 @@ class Mqtt:
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
         body, query = query_options(uri)
         merged: dict[str, Any] = {**query, **options}
-        check_options(merged, frozenset({"timeout_s", "inflight", "retain", "fps", "live", "append"}), "an MQTT sink")
+        merged = Options(
+            merged, frozenset({"timeout_s", "inflight", "retain", "fps", "live", "append"}), "an MQTT sink"
+        )
         self.uri = redact(body)
         try:
             parts = urlsplit(body)
@@ -46,10 +48,10 @@ class Mqtt:
         self._port = port or (8883 if self._tls else 1883)
         self._user = unquote(parts.username) if parts.username else None
         self._password = unquote(parts.password) if parts.password else None
-        live = flag(merged, "live")
-        self._timeout_s = number(merged, "timeout_s", 2.0 if live else 30.0, low=0.1, high=3600) or 30.0
-        self._limit = int(number(merged, "inflight", 100, low=1, high=10_000) or 100)
-        self._retain = flag(merged, "retain")
+        live = merged.flag("live")
+        self._timeout_s = merged.number("timeout_s", 2.0 if live else 30.0, low=0.1, high=3600) or 30.0
+        self._limit = int(merged.number("inflight", 100, low=1, high=10_000) or 100)
+        self._retain = merged.flag("retain")
         self._free = threading.Semaphore(self._limit)
         self._connected = threading.Event()
         self._refused: str | None = None

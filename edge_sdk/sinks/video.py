@@ -14,7 +14,7 @@ from edge_sdk.sinks.base import FrameResult
 from edge_sdk.sinks.draw import draw
 from edge_sdk.sinks.uri import place
 from edge_sdk.sources.base import Image
-from edge_sdk.sources.uri import check_options, flag, number
+from edge_sdk.sources.uri import Options
 
 
 class AnnotatedVideo:
@@ -25,13 +25,13 @@ class AnnotatedVideo:
     """
 
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
-        check_options(options, frozenset({"fps", "live", "append"}), "a video sink")
+        options = Options(options, frozenset({"fps", "live", "append"}), "a video sink")
         self.uri = uri
         self.path = Path(place(uri))
         if self.path.suffix.lower() != ".mp4":
             raise UsageError(f"video sink `{self.path}`: only .mp4 can be written", hint="name it something.mp4")
-        self._fps = number(options, "fps", 25.0, low=0.1, high=1000) or 25.0
-        self._live = flag(options, "live")
+        self._fps = options.number("fps", 25.0, low=0.1, high=1000) or 25.0
+        self._live = options.flag("live")
         self._part = self.path.with_name(self.path.name + ".part.mp4")
         self._writer: Any = None
         self._size = (0, 0)

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from edge_sdk.backoff import Backoff
 from edge_sdk.errors import SyncError, UsageError
 from edge_sdk.sinks.base import FrameResult
-from edge_sdk.sources.uri import check_options, flag, number, redact
+from edge_sdk.sources.uri import Options, redact
 
 logger = logging.getLogger(__name__)
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -32,7 +32,7 @@ class Webhook:
 
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
         known = frozenset({"every_s", "found", "timeout_s", "attempts", "fps", "live", "append"})
-        check_options(options, known, "a webhook sink")
+        options = Options(options, known, "a webhook sink")
         self.uri = redact(uri)
         try:
             parts = urlsplit(uri)
@@ -46,10 +46,10 @@ class Webhook:
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             self._headers["Authorization"] = "Basic " + base64.b64encode(pair).decode()
-        self._every_s = number(options, "every_s", 0.0, low=0.0, high=86400) or 0.0
-        self._found = flag(options, "found")
-        self._timeout_s = number(options, "timeout_s", 5.0, low=0.1, high=600) or 5.0
-        self._attempts = int(number(options, "attempts", 3, low=1, high=100) or 3)
+        self._every_s = options.number("every_s", 0.0, low=0.0, high=86400) or 0.0
+        self._found = options.flag("found")
+        self._timeout_s = options.number("timeout_s", 5.0, low=0.1, high=600) or 5.0
+        self._attempts = int(options.number("attempts", 3, low=1, high=100) or 3)
         self._backoff = Backoff(first_s=0.2, max_s=10.0)
         self._last_t: float | None = None
         self._closing = threading.Event()

@@ -16,7 +16,7 @@ from edge_sdk.errors import SourceError
 from edge_sdk.sources.base import BrokenFrame, Frame, Image
 from edge_sdk.sources.headers import image_size, is_cut_jpeg
 from edge_sdk.sources.pixels import MAX_PIXELS, to_bgr8
-from edge_sdk.sources.uri import IMAGE_SUFFIXES, check_options, file_path, flag, number
+from edge_sdk.sources.uri import IMAGE_SUFFIXES, Options, file_path
 
 logger = logging.getLogger(__name__)
 _MAX_BYTES = 512 * 1024 * 1024
@@ -31,11 +31,11 @@ class Images:
     live = False
 
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
-        check_options(options, frozenset({"fps", "recursive"}), "an image source")
+        options = Options(options, frozenset({"fps", "recursive"}), "an image source")
         self.uri = uri
         self.path = file_path(uri)
-        self.fps = number(options, "fps", 1.0, low=1e-6, high=1e6) or 1.0
-        self._recursive = flag(options, "recursive")
+        self.fps = options.number("fps", 1.0, low=1e-6, high=1e6) or 1.0
+        self._recursive = options.flag("recursive")
         self._files: list[Path] = []
         self._next = 0
 

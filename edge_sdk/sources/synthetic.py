@@ -11,7 +11,7 @@ import numpy as np
 
 from edge_sdk.errors import UsageError
 from edge_sdk.sources.base import Frame
-from edge_sdk.sources.uri import check_options, flag, number, query_options
+from edge_sdk.sources.uri import Options, query_options
 
 
 class Synthetic:
@@ -23,7 +23,7 @@ class Synthetic:
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
         body, query = query_options(uri.partition(":")[2])
         merged: dict[str, Any] = {**query, **options}
-        check_options(merged, frozenset({"n", "fps", "seed", "live"}), "the synthetic source")
+        merged = Options(merged, frozenset({"n", "fps", "seed", "live"}), "the synthetic source")
         match = re.fullmatch(r"(?:(\d{1,5})x(\d{1,5}))?", body)
         if not match:
             raise UsageError(f"`{uri}`: expected synthetic:WIDTHxHEIGHT", hint="for example synthetic:640x480?n=100")
@@ -31,11 +31,11 @@ class Synthetic:
         if not (8 <= self.width <= 8192 and 8 <= self.height <= 8192):
             raise UsageError(f"`{uri}`: the size must be 8 to 8192 pixels a side")
         self.uri = uri
-        n = number(merged, "n", None, low=1, high=1e9)
+        n = merged.number("n", None, low=1, high=1e9)
         self.n = None if n is None else int(n)
-        self.fps: float | None = number(merged, "fps", 30.0, low=0.01, high=10_000)
-        self.seed = int(number(merged, "seed", 0, low=0, high=2**31) or 0)
-        self.live = flag(merged, "live")
+        self.fps: float | None = merged.number("fps", 30.0, low=0.01, high=10_000)
+        self.seed = int(merged.number("seed", 0, low=0, high=2**31) or 0)
+        self.live = merged.flag("live")
         self._index = -1
         self._start = 0.0
 

@@ -72,47 +72,54 @@ def file_path(uri: str) -> Path:
     return Path(uri)
 
 
-def number(options: Mapping[str, Any], key: str, default: float | None, *, low: float, high: float) -> float | None:
-    """Return option `key` as a number within bounds.
+class Options(dict[str, Any]):
+    """The options of one source or sink, every one of them known.
 
-    Raises:
-        UsageError: it is not a number or out of bounds.
-    """
-    if key not in options:
-        return default
-    try:
-        value = float(options[key])
-    except (TypeError, ValueError):
-        value = float("nan")
-    if not low <= value <= high:
-        raise UsageError(f"source option `{key}` must be {low:g} to {high:g}, found {options[key]!r}")
-    return value
-
-
-def flag(options: Mapping[str, Any], key: str, *, default: bool = False) -> bool:
-    """Return option `key` as true or false.
-
-    Raises:
-        UsageError: it is something else.
-    """
-    value = str(options.get(key, default)).lower()
-    if value in ("1", "true", "yes", "on", ""):
-        return True
-    if value in ("0", "false", "no", "off"):
-        return False
-    raise UsageError(f"source option `{key}` must be true or false, found {options[key]!r}")
-
-
-def check_options(options: Mapping[str, Any], known: frozenset[str], what: str) -> None:
-    """Refuse an option that nobody reads.
+    Args:
+        options: names and values, as text or as TOML has them.
+        known: the names that it reads.
+        what: whose they are, for messages: a live view.
 
     Raises:
         UsageError: an option is unknown; the hint has the nearest one.
     """
-    for key in options:
-        if key not in known:
-            hint = near_miss(key, known) or f"known: {', '.join(sorted(known)) or 'none'}"
-            raise UsageError(f"unknown option `{key}` of {what}", hint=hint)
+
+    def __init__(self, options: Mapping[str, Any], known: frozenset[str], what: str) -> None:
+        super().__init__(options)
+        self.what = what
+        for key in options:
+            if key not in known:
+                hint = near_miss(key, known) or f"known: {', '.join(sorted(known)) or 'none'}"
+                raise UsageError(f"unknown option `{key}` of {what}", hint=hint)
+
+    def number(self, key: str, default: float | None, *, low: float, high: float) -> float | None:
+        """Return option `key` as a number within bounds.
+
+        Raises:
+            UsageError: it is not a number or out of bounds.
+        """
+        if key not in self:
+            return default
+        try:
+            value = float(self[key])
+        except (TypeError, ValueError):
+            value = float("nan")
+        if not low <= value <= high:
+            raise UsageError(f"option `{key}` of {self.what} must be {low:g} to {high:g}, found {self[key]!r}")
+        return value
+
+    def flag(self, key: str, *, default: bool = False) -> bool:
+        """Return option `key` as true or false.
+
+        Raises:
+            UsageError: it is something else.
+        """
+        value = str(self.get(key, default)).lower()
+        if value in ("1", "true", "yes", "on", ""):
+            return True
+        if value in ("0", "false", "no", "off"):
+            return False
+        raise UsageError(f"option `{key}` of {self.what} must be true or false, found {self[key]!r}")
 
 
 def _exists(path: Path) -> bool:

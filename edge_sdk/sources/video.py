@@ -20,7 +20,7 @@ from edge_sdk.errors import SourceError, UsageError
 from edge_sdk.sources.base import Frame
 from edge_sdk.sources.images import nearest_file
 from edge_sdk.sources.pixels import MAX_PIXELS, to_bgr8
-from edge_sdk.sources.uri import check_options, file_path, is_finite_url, number, redact
+from edge_sdk.sources.uri import Options, file_path, is_finite_url, redact
 
 logger = logging.getLogger(__name__)
 _ENVIRONMENT = threading.Lock()
@@ -91,10 +91,10 @@ class VideoFile(_Capture):
 
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
         super().__init__(uri)
-        check_options(options, frozenset({"threads"}), "a video file")
+        options = Options(options, frozenset({"threads"}), "a video file")
         self.path = file_path(uri)
         self.declared: int | None = None
-        self._threads = int(number(options, "threads", 1, low=1, high=64) or 1)
+        self._threads = int(options.number("threads", 1, low=1, high=64) or 1)
 
     def open(self) -> None:
         check_file(self.path)
@@ -141,13 +141,13 @@ class Camera(_Capture):
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
         super().__init__(uri)
         self._first: float | None = None
-        check_options(options, frozenset({"width", "height", "fps", "fourcc"}), "a camera")
+        options = Options(options, frozenset({"width", "height", "fps", "fourcc"}), "a camera")
         match = re.fullmatch(r"(?:camera:)?(?:/dev/video)?(\d{1,3})", uri.strip())
         if not match:
             raise UsageError(f"`{uri}` is no camera", hint="expected 0, camera:0 or /dev/video0")
         self.index = int(match.group(1))
         self._wanted = {
-            name: number(options, key, None, low=1, high=100_000)
+            name: options.number(key, None, low=1, high=100_000)
             for name, key in (("WIDTH", "width"), ("HEIGHT", "height"), ("FPS", "fps"))
         }
         self._fourcc = str(options.get("fourcc", ""))
@@ -193,11 +193,11 @@ class Stream(_Capture):
 
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
         super().__init__(uri)
-        check_options(options, frozenset({"transport", "open_timeout_s", "read_timeout_s"}), "a stream")
+        options = Options(options, frozenset({"transport", "open_timeout_s", "read_timeout_s"}), "a stream")
         self._address = uri
         self.live = not is_finite_url(uri)
-        self._open_s = number(options, "open_timeout_s", 10.0, low=0.1, high=600) or 10.0
-        self._read_s = number(options, "read_timeout_s", 5.0, low=0.1, high=600) or 5.0
+        self._open_s = options.number("open_timeout_s", 10.0, low=0.1, high=600) or 10.0
+        self._read_s = options.number("read_timeout_s", 5.0, low=0.1, high=600) or 5.0
         self._transport = str(options.get("transport", "tcp"))
         if self._transport not in ("tcp", "udp"):
             raise UsageError(f"source option `transport` must be tcp or udp, found {self._transport!r}")

@@ -50,6 +50,13 @@ def get(sink, path: str) -> bytes:
         return answer.read()
 
 
+def refusal(request) -> tuple[int, str]:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=WAIT_S)
+    with refused.value as answer:
+        return answer.code, answer.read().decode()
+
+
 def feed_until(sink, done) -> int:
     n, deadline = 0, time.monotonic() + WAIT_S
     while not done():
@@ -115,10 +122,9 @@ def test_several_viewers_share_one_encoding(view):
             assert read_picture(stream).shape == (240, 320, 3)
         time.sleep(0.01)
     assert view.encoded == 5
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        get(view, "/stream.mjpg")
-    assert refused.value.code == 503
-    assert "3 viewers are watching, the limit is 3" in refused.value.read().decode()
+    code, text = refusal(url(view, "/stream.mjpg"))
+    assert code == 503
+    assert "3 viewers are watching, the limit is 3" in text
     for stream in streams:
         stream.close()
     feed_until(view, lambda: json.loads(get(view, "/stats.json"))["viewers"] == 0)
@@ -143,28 +149,23 @@ def test_a_viewer_that_reads_nothing_does_not_hold_up_the_pipeline_or_the_others
 
 def test_a_snapshot_of_a_camera_that_gives_nothing_says_so(view, monkeypatch):
     monkeypatch.setattr("edge_sdk.sinks.live._SNAPSHOT_S", 0.05)
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        get(view, "/snapshot.jpg")
-    assert refused.value.code == 503
-    assert "no frame came" in json.loads(refused.value.read())["error"]["message"]
+    code, text = refusal(url(view, "/snapshot.jpg"))
+    assert code == 503
+    assert "no frame came" in json.loads(text)["error"]["message"]
 
 
 def test_pages_that_are_not_there_and_other_methods_are_refused_as_json(view):
-    with pytest.raises(urllib.error.HTTPError) as missing:
-        get(view, "/etc/passwd")
-    assert missing.value.code == 404
-    assert "no page `/etc/passwd`" in json.loads(missing.value.read())["error"]["message"]
-    with pytest.raises(urllib.error.HTTPError) as method:
-        urllib.request.urlopen(urllib.request.Request(url(view, "/"), method="DELETE"), timeout=WAIT_S)
-    assert method.value.code == 405
+    code, text = refusal(url(view, "/etc/passwd"))
+    assert code == 404
+    assert "no page `/etc/passwd`" in json.loads(text)["error"]["message"]
+    assert refusal(urllib.request.Request(url(view, "/"), method="DELETE"))[0] == 405
 
 
 def test_a_page_of_another_site_cannot_look_through_a_name_that_it_points_here(view):
     request = urllib.request.Request(url(view, "/stats.json"), headers={"Host": "evil.example"})
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=WAIT_S)
-    assert refused.value.code == 403
-    assert "does not answer for host `evil.example`" in refused.value.read().decode()
+    code, text = refusal(request)
+    assert code == 403
+    assert "does not answer for host `evil.example`" in text
 
 
 def test_a_port_that_is_taken_is_a_sink_error(view):
@@ -177,6 +178,8 @@ def test_a_port_that_is_taken_is_a_sink_error(view):
 def test_an_address_without_a_port_is_refused(uri):
     with pytest.raises(UsageError, match="names no port"):
         create(uri, {})
+    with pytest.raises(UsageError, match="option `quality` of a live view must be 1 to 100, found 300"):
+        create("live:0", {"quality": 300})
     with pytest.raises(UsageError, match="0 to 65535, found 70000"):
         create("live:70000", {})
 

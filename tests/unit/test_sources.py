@@ -274,3 +274,10 @@ def test_an_unknown_option_gets_the_nearest_one():
     with pytest.raises(UsageError, match="unknown option `widht`") as caught:
         create("camera:0", {"widht": 640})
     assert "width" in caught.value.hint
+
+
+def test_an_option_out_of_its_range_is_named_with_the_source_that_it_is_of():
+    with pytest.raises(UsageError, match="option `width` of a camera must be 1 to 100000, found 0"):
+        create("camera:0", {"width": 0})
+    with pytest.raises(UsageError, match="option `live` of the synthetic source must be true or false, found 'maybe'"):
+        create("synthetic:64x48?live=maybe", {})
