@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import sys
 from typing import Any
 
 import numpy as np
@@ -343,8 +343,8 @@ def test_detections_as_json_and_coco() -> None:
     }
 
 
-@pytest.mark.skipif(importlib.util.find_spec("supervision") is not None, reason="supervision is installed")
-def test_detections_for_supervision_name_the_package_when_it_is_absent() -> None:
+def test_detections_for_supervision_name_the_package_when_it_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(BackendError, match="needs `supervision`") as caught:
         detections().to_supervision()
     assert caught.value.hint == "pip install supervision"
