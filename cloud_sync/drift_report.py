@@ -39,12 +39,14 @@ def render(drift: Drift, *, device: str | None, now: float) -> str:
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Drift report</title>",
         f"<style>{_STYLE}</style></head><body><h1>Drift report</h1>",
-        f"<p class='muted'>{_when(now)} · {len(devices)} pipelines</p>",
+        f"<p class='muted'>{_when(now)} · {len(devices)} pipelines. In the histograms the grey bars are the"
+        " reference and the orange line the latest windows, both over 0 to 1; in the p-value plots the dashed line is"
+        " p = 0.01, and what lies under it differs.</p>",
         _overview(devices),
     ]
     pooled = [v for v in verdicts if v["device"] == FLEET]
     if pooled:
-        parts.append("<h2>Shifts that devices share</h2>" + _table(pooled, where="pipeline"))
+        parts.append("<h2>Shifts that devices share</h2>" + _table(pooled, across="pipeline"))
     for row in devices:
         parts.append(_device(drift, row, verdicts))
     parts.append("</body></html>")
@@ -70,7 +72,7 @@ def _device(drift: Drift, row: Row, verdicts: Sequence[Row]) -> str:
             f"<p>Reference: {reference['windows']} windows, {reference['samples']} samples, {_when(reference['t0'])} to"
             f" {_when(reference['t1'])}; artifact <code>{_text(row['model'][:12])}</code>.</p>"
         )
-    out.append(_table(mine, where="kind"))
+    out.append(_table(mine))
     series = [s for s in drift.series(row["device"]) if s["pipeline"] == row["pipeline"] and s["model"] == row["model"]]
     for kind in dict.fromkeys(s["kind"] for s in series):
         points = [s for s in series if s["kind"] == kind]
@@ -81,13 +83,14 @@ def _device(drift: Drift, row: Row, verdicts: Sequence[Row]) -> str:
     return "\n".join(out)
 
 
-def _table(rows: Sequence[Row], *, where: str) -> str:
-    names = (where, "kind", "n", "statistic", "p", "state", "most changed")
+def _table(rows: Sequence[Row], *, across: str | None = None) -> str:
+    first = [across] if across else []
+    names = (*first, "kind", "n", "statistic", "p", "state", "most changed")
     head = f"<tr>{''.join(f'<th>{n}</th>' for n in names)}</tr>"
     body = "".join(
-        f"<tr><td>{_text(r[where])}</td><td>{_text(r['kind'])}</td><td class='n'>{r['n']}</td>"
-        f"<td class='n'>{_number(r['statistic'])}</td><td class='n'>{_number(r['p'])}</td><td>{_state(r['state'])}</td>"
-        f"<td>{_text(', '.join(f['feature'] for f in r['features']))}</td></tr>"
+        f"<tr>{''.join(f'<td>{_text(r[key])}</td>' for key in first)}<td>{_text(r['kind'])}</td>"
+        f"<td class='n'>{r['n']}</td><td class='n'>{_number(r['statistic'])}</td><td class='n'>{_number(r['p'])}</td>"
+        f"<td>{_state(r['state'])}</td><td>{_text(', '.join(f['feature'] for f in r['features']))}</td></tr>"
         for r in rows
     )
     return f"<table>{head}{body}</table>"
