@@ -132,6 +132,9 @@ class Device:
     def close(self) -> None:
         self.mqtt.disconnect()
         self.mqtt.loop_stop()
+        left = self.mqtt.socket()  # a refused or cut connection may leave it open
+        if left is not None:
+            left.close()
 
     def publish(self, leaf: str, payload: bytes, *, as_device: str | None = None, retain: bool = False) -> None:
         info = self.mqtt.publish(topic(self.tenant, as_device or self.name, leaf), payload, qos=1, retain=retain)

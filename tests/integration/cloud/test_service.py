@@ -275,7 +275,8 @@ def test_a_claim_token_works_once_and_again_only_for_the_device_that_asked_first
     )
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(request)
-    assert caught.value.code in (401, 404)
+    with caught.value as answer:
+        assert answer.code in (401, 404)
 
 
 def test_a_large_upload_without_the_right_token_gets_an_answer_not_a_broken_pipe(serve, tmp_path):
