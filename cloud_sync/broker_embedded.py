@@ -1,8 +1,11 @@
 """The embedded broker: amqtt in a process of its own, with the same password and ACL files as mosquitto.
 
 amqtt 0.12 alone checks a client after it has attached it to an existing session, takes last wills on any topic and
-sends retained messages of other clients' filters after a reconnect; `GuardedBroker` closes those. It speaks MQTT 3.1.1,
-keeps sessions and retained messages in memory only, and manages about 300 messages a second.
+sends retained messages of other clients' filters after a reconnect; `GuardedBroker` closes those. It ends a connection
+by cancelling its reader, and on Python 3.11 a packet that arrives in that turn of the loop swallows the cancellation
+(`asyncio.wait_for`): amqtt then waits for ever, and marks the next connection of that device as disconnected, which
+gets no message. `GuardedBroker` therefore closes the socket too. It speaks MQTT 3.1.1, keeps sessions and retained
+messages in memory only, and manages about 300 messages a second.
 """
 
 from __future__ import annotations
@@ -56,8 +59,8 @@ class GuardedBroker(Broker):  # type: ignore[misc]
         old, old_handler = self._sessions.get(session.client_id, (None, None))
         if old is None:
             return handler, session
-        await self._end_connection(old, old_handler)
-        if session.clean_session:
+        ended = await self._end_connection(old, old_handler)
+        if session.clean_session or not ended:  # one that does not end keeps its session object to itself
             await self._delete_session(session.client_id)
             return handler, session
         for name in (
@@ -79,14 +82,15 @@ class GuardedBroker(Broker):  # type: ignore[misc]
         return not session.will_flag or self.rules.allows(session.username, session.will_topic or "", "write")
 
     @staticmethod
-    async def _end_connection(session: Session, handler: BrokerProtocolHandler) -> None:
-        """End a connection that its device has replaced, with its last will, before the new one begins."""
+    async def _end_connection(session: Session, handler: BrokerProtocolHandler) -> bool:
+        """End a connection that its device has replaced, with its last will; return whether it has ended."""
         if session.transitions.state == "connected":
-            await handler.handle_connection_closed()
+            await _close_now(handler)
         for _ in range(500):
             if session.transitions.state != "connected":
-                return
+                return True
             await asyncio.sleep(0.01)
+        return False
 
     async def _authenticate(self, session: Session, _: Any) -> bool:
         # The gate has checked before any session was touched; this is the second lock on the same door.
@@ -114,7 +118,14 @@ class GuardedBroker(Broker):  # type: ignore[misc]
         """Close the connections whose credential is no longer in the password file."""
         for session, handler in list(self._sessions.values()):
             if session.transitions.state == "connected" and not await self._authenticate(session, None):
-                await handler.handle_connection_closed()
+                await _close_now(handler)
+
+
+async def _close_now(handler: BrokerProtocolHandler) -> None:
+    """Tell the loop of a connection that it has ended, and close its socket so that its reader and writer end too."""
+    await handler.handle_connection_closed()
+    if handler.writer is not None:
+        handler.writer._writer.transport.abort()  # the adapter's own `close` waits for a client that does not read
 
 
 async def run(config: dict[str, Any]) -> None:
