@@ -162,7 +162,7 @@ def test_a_message_above_the_limit_is_never_given_to_the_client(link: Link, clou
     assert link.publish("t", bytes(codec.MAX_MESSAGE_BYTES + 1)) is None
     info = link.publish("t", bytes(codec.MAX_MESSAGE_BYTES))
     wait_for(lambda: len(cloud.of("t")) == 1, "the largest message")
-    assert delivered(info)
+    wait_for(lambda: delivered(info), "the word of the broker that it has it")
 
 
 def test_an_error_in_a_callback_does_not_end_the_session(broker: Broker, cloud: Cloud) -> None:
