@@ -58,8 +58,9 @@ def wheel(tmp_path_factory) -> Path:
 def material(tmp_path_factory) -> tuple[Path, Path]:
     """A tiny artifact that tells dark frames from bright ones, and a folder with one frame of each."""
     pytest.importorskip("onnx", reason="the test's model is made with onnx")
-    from edge_sdk.artifact import write_artifact
     from onnx import TensorProto, helper, numpy_helper, save
+
+    from edge_sdk.artifact import write_artifact
 
     folder = tmp_path_factory.mktemp("material")
     weight = np.array([[-1.0, 1.0]], np.float32)
