@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,25 +23,37 @@ class Candidate:
     """One build: equal candidates of several profiles are built and verified once."""
 
     runtime: str
+    backend: str
+    form: str
     precision: str
+    method: str = ""
     scheme: Int8Scheme = field(default_factory=Int8Scheme)
     float_first: int = 0
     float_last: int = 0
+    float_layers: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
-        if self.precision != "int8":
-            return f"{self.runtime}-{self.precision}"
-        s = self.scheme
-        bits = f"{s.activation[0]}8{s.weight[0]}8{'c' if s.per_channel else 't'}{'r' if s.reduce_range else ''}"
-        return f"{self.runtime}-int8-{bits}-{self.float_first}-{self.float_last}"
+        parts = [self.backend, self.form, self.precision, *filter(None, [self.method])]
+        if self.precision == "int8":
+            s = self.scheme
+            parts.append(
+                f"{s.activation[0]}8{s.weight[0]}8{'c' if s.per_channel else 't'}{'r' if s.reduce_range else ''}"
+            )
+            parts += [str(self.float_first), str(self.float_last)]
+        if self.float_layers:
+            parts.append(hashlib.sha256("\n".join(self.float_layers).encode()).hexdigest()[:8])
+        return "-".join(parts)
 
     @property
     def variant(self) -> str | None:
-        """Return how the build differs from the plain one of its precision."""
+        """Return how the build differs from the plain one of its runtime and precision."""
         ends = (("first", self.float_first), ("last", self.float_last))
         parts = [f"{end} {count}" for end, count in ends if count]
-        return f"{' and '.join(parts)} layers float" if parts else None
+        words = [self.method] if self.method else []
+        words += [f"{' and '.join(parts)} layers float"] if parts else []
+        words += [f"{len(self.float_layers)} sensitive layers float"] if self.float_layers else []
+        return ", ".join(words) or None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,16 +74,45 @@ def of_profile(
         Allowed(
             candidate=Candidate(
                 runtime=support.name,
+                backend=way.backend,
+                form=way.form,
                 precision=precision,
+                method=way.method,
                 scheme=profile.int8_scheme(support.name) if precision == "int8" else Int8Scheme(),
             ),
             support=support,
-            reason=next(_reasons(profile, support, precision, **facts), None),
+            reason=next(_reasons(profile, support, precision, way, **facts), None),
         )
         for support in profile.runtimes
         for precision in support.precisions
+        for way in _ways(support.name, precision, recipe, source)
     ]
     return tuple(sorted(rows, key=lambda a: _rank(a.candidate.precision)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Way:
+    backend: str = ""
+    form: str = ""
+    method: str = ""
+
+
+def _ways(runtime: str, precision: str, recipe: Recipe, source: Source) -> list[_Way]:
+    """Return each back-end and method that builds the precision for the runtime from a form that the source has.
+
+    One empty way where there is none, so that the table has a row with the reason.
+    """
+    table = backends.registry()
+    ways = []
+    for name in table.names():
+        can = table.plugin(name).capabilities
+        asked = name in recipe.backend
+        if can.get("runtime") != runtime or (recipe.backend and not asked) or (can.get("on_request") and not asked):
+            continue
+        form = next((f for f in can["reads"] if f in source.forms), None)
+        if form is not None:
+            ways += [_Way(backend=name, form=form, method=m) for m in can["methods"].get(precision, ())]
+    return ways or [_Way()]
 
 
 def _rank(precision: str) -> int:
@@ -81,6 +123,7 @@ def _reasons(
     profile: Profile,
     support: RuntimeSupport,
     precision: str,
+    way: _Way,
     *,
     recipe: Recipe,
     source: Source,
@@ -92,12 +135,10 @@ def _reasons(
         yield f"not asked for: --runtime {' '.join(recipe.runtime)}"
     if recipe.precision and precision not in recipe.precision:
         yield f"not asked for: --precision {' '.join(recipe.precision)}"
-    if support.name not in table.names():
-        yield f"no back-end builds for {support.name} in this version"
+    if not way.backend:
+        yield f"no back-end builds {support.name} {precision} from {' or '.join(source.forms)}"
         return
-    if precision not in table.plugin(support.name).capabilities["precisions"]:
-        yield f"the {support.name} back-end does not build {precision} in this version"
-    missing = (*table.missing(support.name), *runtimes.registry().missing(support.name))
+    missing = (*table.missing(way.backend), *runtimes.registry().missing(support.name))
     if missing:
         yield f"`{missing[0]}` is not installed here: pip install 'edge-sdk[convert]'"
         return

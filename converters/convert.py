@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from converters import backends, candidates, papers, plan, search
+from converters import backends, candidates, frontends, papers, plan, search
 from converters.data import Data, gather
 from converters.frontends.base import Source, sniff, unsupported
 from converters.metrics import task
@@ -24,6 +24,7 @@ from device_profiles import profile as profiles
 from device_profiles.machine import Machine, this_machine
 from device_profiles.probe import describe
 from device_profiles.profile import Profile, version_range
+from edge_sdk import runtimes
 from edge_sdk.errors import ConversionError, GuardrailError, UsageError
 
 KINDS = {
@@ -83,7 +84,7 @@ def convert(recipe: Recipe, *, say: Say, clock: Callable[[], float]) -> tuple[Co
     if model is None:
         raise UsageError("no model given", hint="edge convert MODEL --profile P")
     kind = sniff(model)
-    if kind != "onnx":
+    if kind not in frontends.registry().names():
         raise unsupported(model, KINDS[kind], "ONNX")
     _check_out(recipe.out)
     machine = this_machine()
@@ -110,9 +111,8 @@ def convert(recipe: Recipe, *, say: Say, clock: Callable[[], float]) -> tuple[Co
             first.call(
                 "inspect",
                 path=str(model),
-                fixed=str(work / "fixed.onnx"),
-                layout=recipe.layout,
-                size=parse_size(recipe.size) if recipe.size else None,
+                work=str(work),
+                options={"layout": recipe.layout, "size": parse_size(recipe.size) if recipe.size else None},
             )
         )
         for line in source.because:
@@ -149,9 +149,7 @@ class _Run:
         job = search.Job(
             recipe=recipe,
             plan=decided,
-            model=self.work / "fixed.onnx",
-            outputs=tuple({"name": o.name, "shape": list(o.shape), "dtype": o.dtype} for o in source.outputs),
-            source_sha256=source.sha256,
+            source=source,
             calibration=tuple(str(s.image) for s in data.calibration.samples) if data.calibration else (),
             golden=tuple(str(s.image) for s in golden.samples),
             judge=judge,
@@ -256,9 +254,10 @@ def _profiles(recipe: Recipe) -> list[Profile]:
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice is not None:
         raise UsageError(f"two profiles are called `{twice}`", hint="give each its own name")
-    table = backends.registry()
     for name in recipe.runtime:
-        table.plugin(name)
+        runtimes.registry().plugin(name)
+    for name in recipe.backend:
+        backends.registry().plugin(name)
     return found
 
 

@@ -8,16 +8,29 @@ from typing import Any
 from converters.backends import registry
 from converters.backends.base import BuildRequest
 from edge_sdk import runtimes
+from edge_sdk.errors import BackendError
+from edge_sdk.runtimes.base import TensorSpec
 
 
 def build(backend: str, request: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Return files (the main one first), bytes, input, outputs as the runtime names them, and steps."""
+    """Return files (the main one first), bytes, input, steps, and the outputs in the source's order.
+
+    Raises:
+        BackendError: the build has not one of the source's outputs.
+    """
     parsed = BuildRequest.from_json(request)
     parsed.out.mkdir(parents=True, exist_ok=False)
     built = registry().load(backend)(parsed)
+    runtime = str(registry().plugin(backend).capabilities["runtime"])
+    found = {o["name"]: o for o in describe(runtime, built.files[0], options)}
+    wanted = built.outputs or parsed.outputs or tuple(found)
+    lost = [name for name in wanted if name not in found]
+    if lost:
+        raise BackendError(f"the {backend} back-end renamed the output `{lost[0]}`, its build has {', '.join(found)}")
     facts: dict[str, Any] = built.to_json()
     return facts | {
-        "outputs": describe(backend, built.files[0], options),
+        "outputs": [found[name] for name in wanted],
+        "decoder_params": dict(built.decoder_params),
         "bytes": sum(f.stat().st_size for f in built.files),
     }
 
@@ -26,6 +39,11 @@ def describe(runtime: str, model: Path, options: dict[str, Any]) -> list[dict[st
     """Open the model in its runtime and return its outputs as the manifest lists them."""
     engine = runtimes.registry().load(runtime)(model, options)
     try:
-        return [{"name": o.name, "shape": [int(d or 1) for d in o.shape], "dtype": o.dtype} for o in engine.outputs]
+        return [_described(o) for o in engine.outputs]
     finally:
         engine.close()
+
+
+def _described(output: TensorSpec) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": output.name, "shape": [int(d or 1) for d in output.shape], "dtype": output.dtype}
+    return row if output.scale is None else row | {"scale": output.scale, "zero": output.zero or 0}

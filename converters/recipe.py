@@ -11,7 +11,7 @@ from edge_sdk.config import parse, read_toml
 from edge_sdk.errors import UsageError
 
 Task = Literal["classification", "detection", "segmentation", "keypoints", "embedding", "regression"]
-_LISTS = ("profile", "precision", "runtime", "mean", "std")
+_LISTS = ("profile", "precision", "runtime", "backend", "mean", "std")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,7 @@ class Recipe:
     min_metric: float | None = field(default=None, metadata={"min": 0.0, "max": 1.0})
     precision: tuple[Literal["fp32", "fp16", "int8"], ...] = ()
     runtime: tuple[str, ...] = ()
+    backend: tuple[str, ...] = ()
     budget_s: float | None = field(default=None, metadata={"min": 0.0})
     out: Path = Path()
     name: str | None = None

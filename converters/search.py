@@ -14,6 +14,7 @@ import numpy as np
 
 from converters.backends.base import BuildRequest
 from converters.candidates import Allowed, Candidate
+from converters.frontends.base import FORMS, Source
 from converters.metrics import scores, task
 from converters.plan import Plan
 from converters.recipe import Recipe
@@ -21,7 +22,8 @@ from converters.workers import Workshop
 from device_profiles.machine import Machine
 from device_profiles.probe import runs_here
 from device_profiles.profile import INT8_DOT_FLAGS, Profile
-from edge_sdk.errors import BackendError, EdgeError, GuardrailError
+from edge_sdk.errors import EdgeError, GuardrailError
+from edge_sdk.parsing import write_dataclass
 from edge_sdk.schemas.manifest import SCHEMA
 
 logger = logging.getLogger(__name__)
@@ -69,9 +71,7 @@ class Job:
 
     recipe: Recipe
     plan: Plan
-    model: Path
-    outputs: tuple[Mapping[str, Any], ...]
-    source_sha256: str
+    source: Source
     calibration: tuple[str, ...]
     golden: tuple[str, ...]
     judge: task.Judge | None
@@ -106,13 +106,13 @@ class Search:
         self.source_channels: Mapping[str, Any] = {"low": [], "high": []}
 
     def measure_source(self, worker: Workshop) -> task.Measured:
-        """Run the source as it is in ONNX Runtime over the golden set."""
+        """Run the source as it is, in the runtime of its reference form, over the golden set."""
         job = self.job
         out = job.work / "source.npz"
         reply = worker.call(
             "predict",
             manifest=self.source_manifest(),
-            model=str(job.model),
+            model=job.source.forms[job.source.reference],
             labels=list(job.plan.labels),
             images=list(job.golden),
             out=str(out),
@@ -169,26 +169,25 @@ class Search:
     def _build(self, worker: Workshop, candidate: Candidate) -> Outcome:
         job = self.job
         request = BuildRequest(
-            model=job.model,
+            model=Path(job.source.forms[candidate.form]),
             out=job.work / candidate.key,
             precision=candidate.precision,
             input=job.plan.input,
+            form=candidate.form,
+            outputs=tuple(o.name for o in job.source.outputs),
+            method=candidate.method,
+            float_layers=candidate.float_layers,
             scheme=candidate.scheme,
             images=job.calibration if candidate.precision == "int8" else (),
             float_first=candidate.float_first,
             float_last=candidate.float_last,
         )
-        reply = worker.call("build", backend=candidate.runtime, request=request.to_json(), options={"threads": 1})
-        by_name = {o["name"]: o for o in reply["outputs"]}
-        wanted = [str(o["name"]) for o in job.outputs]
-        lost = [name for name in wanted if name not in by_name]
-        if lost:
-            raise BackendError(f"{candidate.runtime} renamed the output `{lost[0]}`")
+        reply = worker.call("build", backend=candidate.backend, request=request.to_json(), options={"threads": 1})
         return Outcome(
             candidate=candidate,
             status="passed",
             files=tuple(Path(f) for f in reply["files"]),
-            manifest=self._manifest(candidate.runtime, reply["input"], [by_name[n] for n in wanted]),
+            manifest=self._manifest(candidate.runtime, reply["input"], reply["outputs"], reply["decoder_params"]),
             size_bytes=int(reply["bytes"]),
             steps=tuple(reply["steps"]),
         )
@@ -257,12 +256,21 @@ class Search:
         return out
 
     def source_manifest(self) -> dict[str, Any]:
-        """Return the manifest of the source itself, as ONNX Runtime runs it."""
-        from edge_sdk.parsing import write_dataclass
+        """Return the manifest of the source itself, as the runtime of its reference form runs it."""
+        source = self.job.source
+        runtime = FORMS[source.reference]
+        assert runtime is not None
+        return self._manifest(
+            runtime, write_dataclass(self.job.plan.input), [write_dataclass(o) for o in source.outputs]
+        )
 
-        return self._manifest("onnxruntime", write_dataclass(self.job.plan.input), list(self.job.outputs))
-
-    def _manifest(self, runtime: str, spec: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def _manifest(
+        self,
+        runtime: str,
+        spec: Mapping[str, Any],
+        outputs: Sequence[Mapping[str, Any]],
+        decoder_params: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         job = self.job
         return {
             "schema": SCHEMA,
@@ -270,13 +278,13 @@ class Search:
             "version": job.recipe.version,
             "profile": "none",
             "task": job.plan.task,
-            "source_sha256": job.source_sha256,
+            "source_sha256": job.source.sha256,
             "parent": None,
             "payload_digest": "",
             "files": {},
             "input": dict(spec),
             "outputs": [dict(o) for o in outputs],
-            "decoder": {"name": job.plan.decoder, "params": dict(job.plan.decoder_params)},
+            "decoder": {"name": job.plan.decoder, "params": dict(decoder_params or job.plan.decoder_params)},
             "runtime": {"name": runtime, "options": {"threads": 1}},
         }
 

@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 JOBS = {
-    "inspect": "converters.frontends.onnx:inspect",
+    "inspect": "converters.frontends:inspect",
     "scan": "converters.images:scan",
     "build": "converters.jobs:build",
     "predict": "converters.evaluate:predict",

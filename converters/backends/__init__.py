@@ -6,21 +6,37 @@ from edge_sdk.registry import Plugin, Registry
 
 
 def registry() -> Registry:
-    """Return the table of back-ends by the name of the runtime they build for."""
+    """Return the table of back-ends by name.
+
+    Capabilities: `runtime` it builds for; `reads`, the forms of a source it can start from, best first; `methods` by
+    precision, the plain one (the empty string) first; `tools`, distributions whose versions are evidence;
+    `on_request`: tried only when a recipe names the back-end; `sensitivity`: a function `(request, images) ->
+    list[LayerError]` that says which layers int8 hurts.
+    """
     return Registry(
         "backend",
         {
-            "onnxruntime": Plugin(
+            "ort": Plugin(
                 target="converters.backends.ort:build",
                 requires=("onnx", "onnxruntime"),
                 extra="convert",
-                capabilities={"precisions": ("fp32", "int8"), "tools": ("onnx", "onnxruntime")},
+                capabilities={
+                    "runtime": "onnxruntime",
+                    "reads": ("onnx",),
+                    "methods": {"fp32": ("",), "int8": ("",)},
+                    "tools": ("onnx", "onnxruntime"),
+                },
             ),
             "openvino": Plugin(
                 target="converters.backends.openvino:build",
                 requires=("onnx", "openvino", "nncf"),
                 extra="convert",
-                capabilities={"precisions": ("fp32", "fp16", "int8"), "tools": ("onnx", "openvino", "nncf")},
+                capabilities={
+                    "runtime": "openvino",
+                    "reads": ("onnx",),
+                    "methods": {"fp32": ("",), "fp16": ("",), "int8": ("",)},
+                    "tools": ("onnx", "openvino", "nncf"),
+                },
             ),
         },
     )

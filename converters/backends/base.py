@@ -20,14 +20,21 @@ from edge_sdk.schemas.manifest import InputSpec
 class BuildRequest:
     """One candidate to build.
 
-    `model` is ONNX with static shapes, `input` how frames become its input; `images` calibrate, in this order. In int8
-    the first `float_first` and the last `float_last` weighted layers of every path stay float.
+    `model` is the source in `form`, `input` how frames become its input and `outputs` the names of its outputs in the
+    decoder's order; `images` calibrate, in this order. In int8 the first `float_first` and the last `float_last`
+    weighted layers of every path stay float, and so do `float_layers`, by the names that the back-end's sensitivity
+    gives. `base` is the model file of an earlier build whose scales are used again where they still fit.
     """
 
     model: Path
     out: Path
     precision: str
     input: InputSpec
+    form: str = "onnx"
+    outputs: tuple[str, ...] = ()
+    method: str = ""
+    float_layers: tuple[str, ...] = ()
+    base: Path | None = None
     scheme: Int8Scheme = field(default_factory=Int8Scheme)
     images: tuple[str, ...] = ()
     float_first: int = 0
@@ -46,14 +53,28 @@ class BuildRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """The files of a build, the main one first, its input, and the steps that made it (arguments included)."""
+    """The files of a build, the main one first, its input, and the steps that made it (arguments included).
+
+    `outputs` are the names of its outputs in the order of the source's (empty: the same names). `decoder_params` stand
+    instead of the plan's where the outputs are laid out in another way.
+    """
 
     files: tuple[Path, ...]
     input: InputSpec
     steps: tuple[str, ...]
+    outputs: tuple[str, ...] = ()
+    decoder_params: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return dict(write_dataclass(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerError:
+    """How much quantizing one layer alone disturbs what follows: noise over signal (0 is none), by the layer's name."""
+
+    layer: str
+    error: float
 
 
 class Backend(Protocol):

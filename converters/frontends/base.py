@@ -10,16 +10,28 @@ from typing import Any
 from edge_sdk.errors import BackendError, ConversionError, UsageError
 from edge_sdk.parsing import read_dataclass, write_dataclass
 
+FORMS = {
+    "onnx": "onnxruntime",
+    "tflite": "litert",
+    "openvino": "openvino",
+    "torch": None,
+    "keras": None,
+    "savedmodel": None,
+}
+"""Form of a model -> the runtime that runs such a file as it is: ONNX with fixed shapes, TFLite, OpenVINO IR (.xml with
+its .bin beside it), an exported PyTorch program (.pt2), a Keras file, a SavedModel folder."""
 LFS = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorInfo:
-    """A tensor of the source; sizes are positive once the source is fixed."""
+    """A tensor of a source with fixed sizes; an integer one with a scale stands for (q - zero) * scale."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    scale: float | None = None
+    zero: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +48,9 @@ class Preprocess:
 class Source:
     """One model: its tensors and what its graph says about task, decoder and preprocessing.
 
-    `because` has a line for each thing that was recognised; `outputs` are those the decoder reads.
+    `because` has a line for each thing that was recognised; `outputs` are those the decoder reads. `forms` are files
+    of this model, by form (see FORMS), that back-ends can start from; all take the input and give the outputs named
+    here unless the form is a framework's own. `reference` is the form that stands for the source in comparisons.
     """
 
     path: str
@@ -52,6 +66,8 @@ class Source:
     classes: int | None = None
     preprocess: Preprocess = field(default_factory=Preprocess)
     because: tuple[str, ...] = ()
+    forms: dict[str, str] = field(default_factory=dict)
+    reference: str = "onnx"
 
     @property
     def channels(self) -> int:

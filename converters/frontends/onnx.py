@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,18 @@ STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 MAX_BYTES = 2**31 - 1
 
 
-def inspect(path: str, fixed: str, layout: str | None = None, size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Return the `Source` of an ONNX file as JSON and write the model with fixed shapes to `fixed`.
+def inspect(path: str, work: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `Source` of an ONNX file as JSON and write the model with fixed shapes into `work`.
+
+    Args:
+        options: `layout` and `size` (width, height), where the file does not tell.
 
     Raises:
         ConversionError: the file is damaged, holds external data, non-finite weights or no image input.
         BackendError: it needs operators of another domain.
         UsageError: its layout or size cannot be read from the file.
     """
+    layout, size = options.get("layout"), options.get("size")
     raw = Path(path).read_bytes()
     model = load(Path(path).name, raw)
     _fix_shapes(model, layout, size)
@@ -40,9 +45,10 @@ def inspect(path: str, fixed: str, layout: str | None = None, size: tuple[int, i
         input=found,
         layout=layout or _layout(found),
         outputs=outputs,
+        forms={"onnx": str(work / "source.onnx")},
         opset=next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0),
     )
-    onnx.save(model, fixed)
+    onnx.save(model, source.forms["onnx"])
     return recognise.recognise(model, source).to_json()
 
 

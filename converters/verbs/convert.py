@@ -32,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--min-metric", type=float, metavar="X", help="smallest task metric")
     limits.add_argument("--precision", action="append", choices=("fp32", "fp16", "int8"), help="allow only this one")
     limits.add_argument("--runtime", action="append", metavar="R", help="allow only this one: onnxruntime, openvino")
+    limits.add_argument(
+        "--backend",
+        action="append",
+        metavar="B",
+        help="allow only this one, such as ort, openvino; inc is tried only so",
+    )
     limits.add_argument("--budget-s", type=float, metavar="S", help="begin no new candidate after this many seconds")
     model = parser.add_argument_group("the model, where its graph does not tell")
     model.add_argument("--task", choices=("classification", "detection", "segmentation"))
@@ -55,7 +61,17 @@ def run(args: argparse.Namespace, output: Output) -> None:
 
     flags: dict[str, Any] = {
         key: getattr(args, key)
-        for key in ("profile", "max_drop", "min_metric", "precision", "runtime", "budget_s", "name", "version")
+        for key in (
+            "profile",
+            "max_drop",
+            "min_metric",
+            "precision",
+            "runtime",
+            "backend",
+            "budget_s",
+            "name",
+            "version",
+        )
     }
     flags |= {
         key: getattr(args, key) for key in ("task", "decoder", "resize", "color", "layout", "size", "skip_classes")

@@ -142,7 +142,7 @@ def test_equal_inputs_give_equal_payloads(capsys, world, tmp_path, runtime):
         (["--profile", "generic-cpu", "--golden", "{golden}"], 2, "the model does not tell 4 thing(s)"),
         (["--profile", "generic-cpu", "--golden", "{golden}", "--precision", "int8", *FLAGS], 2, "nothing to build"),
         (["--profile", "generic-cpu", "--golden", "{none}"], 2, "no such folder"),
-        (["--profile", "generic-cpu", "--golden", "{golden}", "--runtime", "rt"], 2, "unknown backend `rt`"),
+        (["--profile", "generic-cpu", "--golden", "{golden}", "--runtime", "rt"], 2, "unknown runtime `rt`"),
         (["--profile", "generic-cpu", "--golden", "{golden}", "--decoder", "yolo"], 2, "unknown decoder `yolo`"),
         (["--profile", "generic-cpu", "--golden", "{golden}", "--mean", "a"], 2, "--mean `a` is not numbers"),
         (["--profile", "generic-cpu", "--golden", "{golden}", "--labels", "{two}", *FLAGS], 2, "has 2 labels"),

@@ -25,6 +25,7 @@ SOURCE = Source(
     layout="NCHW",
     outputs=(TensorInfo(name="y", shape=(1, 3), dtype="float32"),),
     opset=13,
+    forms={"onnx": "source.onnx"},
 )
 
 
@@ -66,9 +67,9 @@ def test_builds_that_profiles_share_are_made_once_and_schemes_are_kept_apart():
     lanes = unique(rows)
 
     assert [c.key for c in lanes["onnxruntime"]] == [
-        "onnxruntime-fp32",
-        "onnxruntime-int8-u8i8cr-0-0",
-        "onnxruntime-int8-u8i8c-0-0",
+        "ort-onnx-fp32",
+        "ort-onnx-int8-u8i8cr-0-0",
+        "ort-onnx-int8-u8i8c-0-0",
     ]
 
 
@@ -76,7 +77,9 @@ def verdict(name: str, times: dict[str, float], **limits) -> dict[str, Outcome]:
     chosen = replace(profile.load(name), limits=profile.Limits(**limits))
     allowed = tuple(
         Allowed(
-            candidate=Candidate(runtime="onnxruntime", precision=p, scheme=chosen.int8_scheme("onnxruntime")),
+            candidate=Candidate(
+                runtime="onnxruntime", backend="ort", form="onnx", precision=p, scheme=chosen.int8_scheme("onnxruntime")
+            ),
             support=chosen.runtimes[0],
         )
         for p in times

@@ -25,7 +25,7 @@ import convert_parts as parts
 
 
 def read(path: Path, tmp_path: Path, **more) -> Source:
-    return Source.from_json(inspect(str(path), str(tmp_path / "fixed.onnx"), **more))
+    return Source.from_json(inspect(str(path), tmp_path, more))
 
 
 @pytest.mark.parametrize(
