@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import queue
@@ -12,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from edge_sdk.agent import reconcile
@@ -20,13 +18,15 @@ from edge_sdk.agent.config import AgentConfig, Paths, load_identity
 from edge_sdk.agent.fs import RealFs
 from edge_sdk.agent.health import Counts, Trial, Verdict, judge
 from edge_sdk.agent.jobs import Jobs, WrongProfileError
-from edge_sdk.agent.link import Event, InFlight, Link, delivered
+from edge_sdk.agent.link import Event, Link
+from edge_sdk.agent.lock import take_lock
 from edge_sdk.agent.reconcile import Job, RetryPolicy, Step
 from edge_sdk.agent.runner import Runner
 from edge_sdk.agent.slots import Slots, runnable
 from edge_sdk.agent.state import AgentState, StateFile, TrustFloor
+from edge_sdk.agent.uplink import Uplink
 from edge_sdk.backoff import Backoff
-from edge_sdk.errors import EdgeError, SchemaError, UsageError
+from edge_sdk.errors import EdgeError, SchemaError
 from edge_sdk.pipeline_config import PipelineConfig
 from edge_sdk.schemas import codec, document
 from edge_sdk.schemas.state import LAST_WILL, Desired, Phase, Reported
@@ -104,7 +104,7 @@ class Agent:
         self._retry = RetryPolicy(
             attempts=config.slots.attempts, backoff=Backoff(first_s=config.slots.retry_s, max_s=600.0)
         )
-        self._in_flight = InFlight(config.link)
+        self._uplink = Uplink(self._link, self._outbox, config.link, report_period_s=config.report_period_s)
         self._state = AgentState()
         self._trial: Trial | None = None
         self._generation = 0
@@ -112,9 +112,6 @@ class Agent:
         self._job_thread: threading.Thread | None = None
         self._cancel = threading.Event()
         self._waiting: Desired | None = None
-        self._reported: Reported | None = None
-        self._reported_at = 0.0
-        self._steps_sent: dict[int, tuple[int, Any]] = {}
         self._idle_since_s = 0.0
         self._stopping = False
 
@@ -203,7 +200,7 @@ class Agent:
 
     def _on_link(self, event: Event) -> None:
         if event.name == "connected":
-            self._reported = None
+            self._uplink.report_again()
         elif event.name == "ack":
             stream, ranges = codec.decode_ack(event.payload)
             self._outbox.ack(ranges, stream=stream)
@@ -229,7 +226,7 @@ class Agent:
     def _on_command(self, payload: bytes) -> None:
         command = document.loads_object(payload, where="cmd", max_bytes=4096).get("cmd")
         if command == "report":
-            self._reported = None
+            self._uplink.report_again()
         elif command == "restart_worker" and self._job is None:
             self._runner.begin(self._state.active)
         else:
@@ -274,9 +271,7 @@ class Agent:
         self._go_on(now_s)
         self._watch_trial(now_s)
         self._watch_outbox()
-        self._pump(now_s)
-        self._send_steps()
-        self._report(now_s)
+        self._send(now_s)
 
     def _go_on(self, now_s: float) -> None:
         """Start the phase's job again when its end could not be saved (a full disk, for instance)."""
@@ -308,41 +303,15 @@ class Agent:
             self._outbox.clear_note()
             self._save(replace(self._state, error=note))
 
-    def _pump(self, now_s: float) -> None:
-        if not self._link.connected:
-            return
-        epoch = self._link.epoch
-        batches = self._outbox.next_batches(self._in_flight.wanted(), now=self._clock())
-        for batch in self._in_flight.due(batches, epoch, now_s):
-            if self._in_flight.still_on_its_way(batch.q0):
-                self._in_flight.note(batch.q0, epoch, now_s, None)
-                continue
-            info = self._link.publish("alarm" if batch.priority >= 2 else "t", batch.payload)
-            if info is not None:
-                self._in_flight.note(batch.q0, epoch, now_s, info)
-
-    def _send_steps(self) -> None:
-        if not self._link.connected:
-            return
-        taken = [seq for seq, (_, info) in self._steps_sent.items() if delivered(info)]
+    def _send(self, now_s: float) -> None:
+        """Send what the broker has not yet acknowledged, and forget the steps that it has."""
+        uplink, state = self._uplink, self._state
+        uplink.pump(now_s, self._clock())
+        taken = uplink.send_steps(state.transitions)
         if taken:
-            state = self._state
             for seq in taken:
-                del self._steps_sent[seq]
                 state = reconcile.sent(state, seq)
             self._save(state)
-        for step in self._state.transitions:
-            sent = self._steps_sent.get(step.seq)
-            if sent is None or (sent[0] != self._link.epoch and delivered(sent[1])):
-                info = self._link.publish("ota", step.to_json())
-                if info is not None:
-                    self._steps_sent[step.seq] = (self._link.epoch, info)
-
-    def _report(self, now_s: float) -> None:
-        if not self._link.connected:
-            return
-        periodic = now_s - self._reported_at >= self._config.report_period_s
-        state = self._state
         news = Reported(
             rev=state.rev if state.rev >= 0 else None,
             online=True,
@@ -352,11 +321,7 @@ class Agent:
             profile=self._identity.profile,
             error=state.error or self._outbox.note or "",
         )
-        if news == self._reported and not periodic:
-            return
-        message = replace(news, outbox=self._outbox.stats()).to_json()
-        if self._link.publish("state", message, retain=True) is not None:
-            self._reported, self._reported_at = news, now_s
+        uplink.report(news, now_s)
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -441,24 +406,3 @@ def _slot_name(state: AgentState) -> str:
     if state.phase is Phase.TRIAL:
         return "trial"
     return "factory" if state.active == state.factory else "committed"
-
-
-def take_lock(path: Path) -> int:
-    """Return a descriptor that holds the lock of a state directory until it is closed or the process ends.
-
-    Raises:
-        UsageError: another process holds it.
-    """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
-        os.close(fd)
-        raise UsageError(
-            f"another agent (process {holder or 'unknown'}) runs on {path.parent}",
-            hint="stop it, or give this one its own state_dir",
-        ) from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return fd

@@ -20,7 +20,7 @@ from edge_sdk.errors import ConfigError
 from edge_sdk.schemas.codec import MAX_MESSAGE_BYTES
 from edge_sdk.schemas.ids import DOWN, check_id, topic
 from edge_sdk.schemas.state import LAST_WILL
-from edge_sdk.telemetry.outbox import Frozen
+from edge_sdk.telemetry.batching import Frozen
 
 logger = logging.getLogger(__name__)
 

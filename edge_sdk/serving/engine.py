@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from edge_sdk.errors import EdgeError, NonFiniteError
 from edge_sdk.pipeline.models import ModelSet, StageModel
-from edge_sdk.serving.http import HttpError
+from edge_sdk.serving.exchange import HttpError
 from edge_sdk.sources.base import BrokenFrame
 
 logger = logging.getLogger(__name__)

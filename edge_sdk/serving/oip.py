@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.schemas.manifest import InputSpec, Manifest
-from edge_sdk.serving.http import Answer, HttpError
+from edge_sdk.serving.exchange import Answer, HttpError
 
 JSON_LENGTH = "inference-header-content-length"
 _DATATYPES = {

@@ -21,7 +21,8 @@ from edge_sdk.pipeline.models import ModelSet, StageModel
 from edge_sdk.pipeline.report import Quantiles, memory_mb
 from edge_sdk.serving import metrics, oip
 from edge_sdk.serving.engine import Engine, RateLimit, describe
-from edge_sdk.serving.http import Answer, HttpError, Limits, LocalServer, Request, check_port, json_answer, refusal
+from edge_sdk.serving.exchange import Answer, HttpError, Limits, Request, check_port, json_answer, refusal
+from edge_sdk.serving.http import LocalServer
 from edge_sdk.sources.base import BrokenFrame
 from edge_sdk.sources.images import decode_image
 

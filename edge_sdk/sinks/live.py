@@ -11,7 +11,8 @@ from typing import Any
 import cv2
 
 from edge_sdk.errors import SinkError, UsageError
-from edge_sdk.serving.http import Answer, HttpError, Limits, LocalServer, Request, check_port, json_answer, refusal
+from edge_sdk.serving.exchange import Answer, HttpError, Limits, Request, check_port, json_answer, refusal
+from edge_sdk.serving.http import LocalServer
 from edge_sdk.sinks.base import FrameResult
 from edge_sdk.sinks.draw import draw
 from edge_sdk.sinks.uri import place

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import secrets
 import sqlite3
@@ -11,25 +10,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from edge_sdk.errors import SchemaError, SyncError
-from edge_sdk.schemas import codec, document
 from edge_sdk.schemas.state import OutboxState
+from edge_sdk.telemetry.batching import (
+    BATCH_EVENTS,
+    BATCH_MIN_EVENTS,
+    Frozen,
+    freeze,
+    frozen,
+    row_of,
+    run_of,
+)
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_ROWS = 100_000
 MAX_BYTES = 64 * 1024 * 1024
-MAX_EVENT_BYTES = 48 * 1024
-BATCH_EVENTS = 100
-BATCH_MIN_EVENTS = 20
-BATCH_BYTES = 16 * 1024
-BATCH_MAX_BYTES = 56 * 1024
-PRIORITY = {"result": 0, "metric": 1, "window": 1, "alarm": 2}
 _FORMAT = 1
 _BUSY_S = 20.0
 _SCHEMA = """
@@ -43,16 +43,6 @@ CREATE TABLE IF NOT EXISTS batches (
     q0 INTEGER PRIMARY KEY, n INTEGER NOT NULL, priority INTEGER NOT NULL, size INTEGER NOT NULL,
     payload BLOB NOT NULL);
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Frozen:
-    """A batch as it goes on the wire, the same bytes at every sending; `priority` 2 holds alarms."""
-
-    q0: int
-    n: int
-    payload: bytes
-    priority: int = 1
 
 
 class Outbox:
@@ -112,7 +102,7 @@ class Outbox:
         Raises:
             SchemaError: an event has no known kind, is not JSON or is above 48 KiB; nothing is stored.
         """
-        rows = [_row(event, urgent) for event in events]
+        rows = [row_of(event, urgent) for event in events]
         if not rows:
             return 0
         added = time.time() if now is None else now
@@ -141,7 +131,7 @@ class Outbox:
             return self._run(lambda db: self._batches(db, limit, moment, linger_s), write=True)
         except sqlite3.Error as error:
             logger.error("outbox %s cannot form batches: %s", self.path, error)
-            return self._ask(lambda db: _frozen(db, limit))
+            return self._ask(lambda db: frozen(db, limit))
 
     def ack(self, ranges: Sequence[tuple[int, int]], *, stream: str | None = None) -> int:
         """Delete the batches that lie wholly in one of the inclusive `ranges` and return their number of events.
@@ -228,17 +218,17 @@ class Outbox:
             ).fetchall()
             if not rows:
                 break
-            _freeze(db, stream, _run_of(rows)[0])
+            freeze(db, stream, run_of(rows)[0])
         missing = limit - db.execute("SELECT COUNT(*) FROM batches").fetchone()[0]
         for _ in range(missing):
             rows = db.execute(
                 "SELECT seq, priority, added, size, json FROM events ORDER BY seq LIMIT ?", (BATCH_EVENTS + 1,)
             ).fetchall()
-            run, closed = _run_of(rows)
+            run, closed = run_of(rows)
             if not run or not (closed or len(run) >= BATCH_MIN_EVENTS or now - run[0][2] >= linger_s):
                 break
-            _freeze(db, stream, run)
-        return _frozen(db, limit)
+            freeze(db, stream, run)
+        return frozen(db, limit)
 
     def _ask(self, work: Callable[[sqlite3.Connection], T], *, write: bool = False) -> T:
         try:
@@ -358,7 +348,7 @@ class Grouped:
     def add(self, event: Mapping[str, Any], *, now_s: float, urgent: bool = False) -> None:
         """Take one event; one that the outbox would refuse is counted in `refused` and logged. `now_s` is monotonic."""
         try:
-            _row(event, urgent)
+            row_of(event, urgent)
         except SchemaError as error:
             self.refused += 1
             logger.error("telemetry event refused: %s", error.message)
@@ -380,55 +370,6 @@ class Grouped:
     def flush(self) -> None:
         events, self._events = self._events, []
         self._outbox.append(events)
-
-
-def _row(event: Mapping[str, Any], urgent: bool) -> tuple[int, str, int]:
-    kind = event.get("kind")
-    if kind not in PRIORITY or not isinstance(event.get("t"), (int, float)):
-        raise SchemaError(f"an event needs `t` and a kind of {', '.join(PRIORITY)}, found kind {kind!r}")
-    try:
-        raw = document.dumps(event)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise SchemaError(f"{kind} event is not JSON: {error}") from None
-    if len(raw) > MAX_EVENT_BYTES:
-        raise SchemaError(
-            f"{kind} event is {len(raw)} bytes, the limit is {MAX_EVENT_BYTES}", hint="send less in one event"
-        )
-    return (2 if urgent else PRIORITY[kind]), raw.decode(), len(raw)
-
-
-_Row = tuple[int, int, float, int, str]
-
-
-def _run_of(rows: Sequence[_Row]) -> tuple[list[_Row], bool]:
-    """Return the first events that make one batch and whether the batch can grow no more."""
-    run: list[_Row] = []
-    size = 0
-    for row in rows:
-        if run:
-            consecutive = row[0] == run[-1][0] + 1
-            fits = size + row[3] <= (BATCH_MAX_BYTES if len(run) < BATCH_MIN_EVENTS else BATCH_BYTES)
-            if not consecutive or not fits or len(run) >= BATCH_EVENTS:
-                return run, True
-        run.append(row)
-        size += row[3] + 32
-    return run, len(run) >= BATCH_EVENTS or size >= BATCH_BYTES
-
-
-def _freeze(db: sqlite3.Connection, stream: str, run: Sequence[_Row]) -> None:
-    events = [{**json.loads(row[4]), "seq": row[0]} for row in run]
-    payload = codec.encode_batch(stream, events)
-    q0, last = run[0][0], run[-1][0]
-    db.execute(
-        "INSERT INTO batches (q0, n, priority, size, payload) VALUES (?, ?, ?, ?, ?)",
-        (q0, len(run), max(row[1] for row in run), sum(row[3] for row in run), payload),
-    )
-    db.execute("DELETE FROM events WHERE seq BETWEEN ? AND ?", (q0, last))
-
-
-def _frozen(db: sqlite3.Connection, limit: int) -> list[Frozen]:
-    rows = db.execute("SELECT q0, n, payload, priority FROM batches ORDER BY priority < 2, q0 LIMIT ?", (limit,))
-    return [Frozen(q0, n, bytes(payload), priority) for q0, n, payload, priority in rows]
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

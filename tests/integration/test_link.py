@@ -20,7 +20,8 @@ from edge_sdk.errors import ConfigError, SchemaError  # noqa: E402
 from edge_sdk.schemas import codec  # noqa: E402
 from edge_sdk.schemas.ids import topic  # noqa: E402
 from edge_sdk.schemas.state import LAST_WILL  # noqa: E402
-from edge_sdk.telemetry.outbox import Frozen, Outbox  # noqa: E402
+from edge_sdk.telemetry.batching import Frozen  # noqa: E402
+from edge_sdk.telemetry.outbox import Outbox  # noqa: E402
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 POLICY = LinkPolicy(reconnect_min_s=0.1, reconnect_max_s=0.3, keepalive_s=5)

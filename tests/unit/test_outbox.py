@@ -15,7 +15,8 @@ import pytest
 
 from edge_sdk.errors import SchemaError, SyncError
 from edge_sdk.schemas import codec
-from edge_sdk.telemetry.outbox import MAX_EVENT_BYTES, Frozen, Grouped, Outbox
+from edge_sdk.telemetry.batching import MAX_EVENT_BYTES, Frozen
+from edge_sdk.telemetry.outbox import Grouped, Outbox
 
 
 def event(number: int, kind: str = "metric", size: int = 0) -> dict[str, Any]:

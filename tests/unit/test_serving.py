@@ -13,7 +13,7 @@ import pytest
 from edge_sdk.errors import UsageError
 from edge_sdk.output import Output
 from edge_sdk.serving.engine import Breaker, RateLimit
-from edge_sdk.serving.http import HttpError
+from edge_sdk.serving.exchange import HttpError
 from edge_sdk.serving.metrics import Histogram, Watch, sample
 from edge_sdk.serving.oip import JSON_LENGTH, InferRequest
 from edge_sdk.testing import fake_model
