@@ -24,6 +24,7 @@ from converters.backends.base import BuildRequest
 from converters.backends.onnx_prepare import fold, optimise
 from converters.candidates import Candidate
 from converters.datasets import load
+from converters.frontends.base import Source, TensorInfo
 from converters.jobs import describe
 from converters.metrics import task
 from converters.plan import Plan
@@ -35,6 +36,7 @@ from edge_sdk.parsing import write_dataclass
 from edge_sdk.schemas.manifest import InputSpec, Resize
 
 pytestmark = pytest.mark.slow
+INT8 = Candidate(runtime="onnxruntime", backend="ort", form="onnx", precision="int8")
 FLAGS = ["--color", "rgb", "--resize", "stretch", "--mean", "0", "--std", "255"]
 
 
@@ -237,9 +239,15 @@ def search_of(tmp_path: Path, worker: Workshop) -> search.Search:
     job = search.Job(
         recipe=Recipe(max_drop=1.0),
         plan=plan,
-        model=model,
-        outputs=({"name": "output", "shape": [1, 6, 6069], "dtype": "float32"},),
-        source_sha256="0" * 64,
+        source=Source(
+            path=str(model),
+            format="onnx",
+            sha256="0" * 64,
+            input=TensorInfo(name="image", shape=spec.shape, dtype="float32"),
+            layout="NCHW",
+            outputs=(TensorInfo(name="output", shape=(1, 6, 6069), dtype="float32"),),
+            forms={"onnx": str(model)},
+        ),
         calibration=tuple(str(s.image) for s in golden.samples),
         golden=tuple(str(s.image) for s in golden.samples),
         judge=task.labelled("detection", golden, sizes, 2, ("red", "green")),
@@ -257,7 +265,7 @@ def test_naive_int8_of_boxes_and_scores_in_one_output_is_refused_whatever_the_dr
     try:
         found = search_of(tmp_path, worker)
         request = BuildRequest(
-            model=found.job.model,
+            model=Path(found.job.source.forms["onnx"]),
             out=tmp_path,
             precision="int8",
             input=found.job.plan.input,
@@ -282,14 +290,14 @@ def test_naive_int8_of_boxes_and_scores_in_one_output_is_refused_whatever_the_dr
             "outputs": describe("onnxruntime", tmp_path / "naive.onnx", {"threads": 1}),
         }
         naive = search.Outcome(
-            candidate=Candidate(runtime="onnxruntime", precision="int8"),
+            candidate=INT8,
             status="passed",
             files=(tmp_path / "naive.onnx",),
             manifest=manifest,
         )
 
         verdict = found.verify(worker, naive)
-        ours = found.run({"onnxruntime": [Candidate(runtime="onnxruntime", precision="int8")]})
+        ours = found.run({"onnxruntime": [INT8]})
     finally:
         worker.stop()
 
