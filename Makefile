@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMPS := $(VENV)/stamps
-EXTRAS ?= ort,openvino,litert,agent,convert,torch,cloud,demo,postgres,dev
+EXTRAS ?= all,dev
 ARGS ?=
 
 .PHONY: help setup demo test check bench docs format clean
@@ -60,6 +60,6 @@ $(STAMPS)/demo: pyproject.toml | $(STAMPS)/torch
 	$(PIP) install -e '.[demo]'
 	@touch $@
 
-$(STAMPS)/full: pyproject.toml | $(STAMPS)/torch
+$(STAMPS)/full: pyproject.toml Makefile | $(STAMPS)/torch
 	$(PIP) install -e '.[$(EXTRAS)]'
 	@touch $(STAMPS)/demo $@
