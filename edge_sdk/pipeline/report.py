@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_sdk.sinks.base import FrameResult
+from edge_sdk.tasks.summary import found
 
 _GROWTH = math.log(1.01)
 
@@ -65,7 +66,7 @@ class Findings:
         self._rows: dict[str, dict[str, Any]] = {}
 
     def add(self, item: FrameResult) -> None:
-        for label, (count, best) in _labels(item.result).items():
+        for label, (count, best) in found(item.result).items():
             row = self._rows.setdefault(label, {"frames": 0, "count": 0, "best": 0.0})
             row["frames"] += 1
             row["count"] += count
@@ -74,19 +75,6 @@ class Findings:
     def to_json(self, *, limit: int = 50) -> dict[str, dict[str, Any]]:
         order = sorted(self._rows.items(), key=lambda kv: (-kv[1]["frames"], kv[0]))
         return {label: row | {"best": round(row["best"], 4)} for label, row in order[:limit]}
-
-
-def _labels(result: Any) -> dict[str, tuple[int, float]]:
-    if hasattr(result, "xyxy"):
-        found: dict[str, tuple[int, float]] = {}
-        for class_id, score in zip(result.class_id.tolist(), result.score.tolist(), strict=True):
-            label = result.label(class_id)
-            count, best = found.get(label, (0, 0.0))
-            found[label] = (count + 1, max(best, score))
-        return found
-    if hasattr(result, "probs"):
-        return {result.label(result.class_id): (1, result.score)}
-    return {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Protocol
 
 from edge_sdk.sources.base import Frame
 from edge_sdk.tasks.base import Result
+
+
+class Origin(Enum):
+    """Where the answer of a frame comes from: the model, the last inferred frame since nothing moved, or that frame
+    since only each n-th one is inferred (the tracker moves its boxes on)."""
+
+    INFERRED = "inferred"
+    GATED = "gated"
+    CARRIED = "carried"
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """A zone (corners) or a line (two ends) of a pipeline, in pixels of the upright frame."""
+
+    kind: str
+    name: str
+    points: tuple[tuple[float, float], ...]
 
 
 @dataclass(slots=True)
@@ -15,7 +34,7 @@ class FrameResult:
     """What a pipeline yields for one frame: the answer, the model's digest, the frame's age and its latency.
 
     `events` are what zones, lines, alerts and camera checks noticed in this frame, `counts` what they count, by stage
-    name; `gated` says that nothing moved and the answer is that of the last inferred frame.
+    name; `overlays` are the zones and lines themselves.
     """
 
     frame: Frame
@@ -25,7 +44,18 @@ class FrameResult:
     latency_ms: float
     events: list[dict[str, Any]] = field(default_factory=list)
     counts: dict[str, Any] = field(default_factory=dict)
-    gated: bool = False
+    origin: Origin = Origin.INFERRED
+    overlays: tuple[Overlay, ...] = ()
+
+    @property
+    def inferred(self) -> bool:
+        """Whether the model saw this frame."""
+        return self.origin is Origin.INFERRED
+
+    @property
+    def gated(self) -> bool:
+        """Whether nothing moved and the answer is that of the last inferred frame."""
+        return self.origin is Origin.GATED
 
     @property
     def detections(self) -> Any:
@@ -46,8 +76,8 @@ class FrameResult:
             line["events"] = self.events
         if self.counts:
             line["counts"] = self.counts
-        if self.gated:
-            line["gated"] = True
+        if self.origin is not Origin.INFERRED:
+            line[self.origin.value] = True
         return line
 
 

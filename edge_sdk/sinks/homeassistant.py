@@ -7,18 +7,17 @@ import logging
 import re
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_sdk.errors import SyncError, UsageError
 from edge_sdk.sinks.base import FrameResult
+from edge_sdk.sinks.broker import Broker
 from edge_sdk.sources.uri import Options, query_options, redact
+from edge_sdk.tasks.summary import label_counts
 
 logger = logging.getLogger(__name__)
 _KNOWN = frozenset({"prefix", "every_s", "labels", "name", "timeout_s", "fps", "live", "append"})
@@ -40,25 +39,11 @@ class HomeAssistant:
         merged: dict[str, Any] = {**query, **options}
         merged = Options(merged, _KNOWN, "a Home Assistant sink")
         self.uri = redact(f"homeassistant:{body}")
-        try:
-            parts = urlsplit(body)
-            self._host, port = parts.hostname, parts.port
-        except ValueError:
-            raise UsageError(f"`{self.uri}` is no MQTT address", hint="homeassistant:mqtt://host:1883/door") from None
-        self._id = unquote(parts.path.strip("/"))
-        if (
-            parts.scheme not in ("mqtt", "mqtts")
-            or not self._host
-            or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", self._id)
-        ):
-            raise UsageError(
-                f"`{self.uri}` must name a host and the device, of letters, digits, - and _",
-                hint="homeassistant:mqtt://host:1883/door",
-            )
-        self._tls = parts.scheme == "mqtts"
-        self._port = port or (8883 if self._tls else 1883)
-        self._user = unquote(parts.username) if parts.username else None
-        self._password = unquote(parts.password) if parts.password else None
+        what, example = "the device, of letters, digits, - and _", "homeassistant:mqtt://host:1883/door"
+        self._broker = Broker.of(body, self.uri, what=what, example=example)
+        self._id = self._broker.path.strip("/")
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", self._id):
+            raise UsageError(f"`{self.uri}` must name a host and {what}", hint=example)
         self._timeout_s = merged.number("timeout_s", 5.0, low=0.1, high=3600) or 5.0
         self._every_s = merged.number("every_s", 1.0, low=0.1, high=3600) or 1.0
         self._prefix = str(merged.get("prefix", "homeassistant")).strip("/")
@@ -71,40 +56,21 @@ class HomeAssistant:
         self._sent: dict[str, Any] = {}
         self._sent_at = self._due = float("-inf")
         self._lock = threading.Lock()
-        self._connected = threading.Event()
-        self._refused: str | None = None
         self._client: Any = None
 
     def open(self) -> None:
-        client = paho.Client(CallbackAPIVersion.VERSION2, client_id=f"edge-ha-{uuid.uuid4().hex[:12]}")
-        if self._user is not None:
-            client.username_pw_set(self._user, self._password)
-        if self._tls:
-            client.tls_set()
-        client.reconnect_delay_set(1, 30)
+        self._client = self._broker.connect(
+            "edge-ha", timeout_s=self._timeout_s, prepare=self._prepare, on_connect=self._announce
+        )
+
+    def _prepare(self, client: paho.Client) -> None:
         client.max_queued_messages_set(200)
         client.will_set(f"{self._base}/availability", "offline", qos=1, retain=True)
-        client.on_connect = self._on_connect
-        try:
-            client.connect(self._host or "", self._port, keepalive=30)
-        except OSError as error:
-            raise SyncError(
-                f"broker of `{self.uri}` cannot be reached: {(error.strerror or str(error)).lower()}",
-                hint="check host and port",
-            ) from None
-        self._client = client
-        client.loop_start()
-        if not self._connected.wait(self._timeout_s) or self._refused:
-            why = self._refused or "no answer"
-            client.disconnect()
-            client.loop_stop()
-            self._client = None
-            raise SyncError(f"broker of `{self.uri}` refused: {why}", hint="check user, password and port")
 
     def write(self, item: FrameResult) -> None:
         now = time.monotonic()
         self._times.append(now)
-        counts = _count(item.result.to_json())
+        counts = label_counts(item.result)
         for label, n in counts.items():
             if label not in self._most:
                 if len(self._most) >= _LABELS:
@@ -158,12 +124,6 @@ class HomeAssistant:
 
     # -- discovery -------------------------------------------------------------------------------------------------
 
-    def _on_connect(self, client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        self._refused = str(reason) if reason.is_failure else None
-        if not reason.is_failure:
-            self._announce(client)
-        self._connected.set()
-
     def _announce(self, client: Any) -> None:
         with self._lock:
             labels = list(self._most)
@@ -213,11 +173,3 @@ def _names(value: Any) -> list[str]:
 
 def _slug(label: str) -> str:
     return re.sub(r"[^a-z0-9_]+", "_", label.lower()).strip("_") or "object"
-
-
-def _count(result: Mapping[str, Any]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for row in result.get("detections", ()) or list(result.get("classes", ()))[:1]:
-        label = str(row.get("label", row.get("class_id")))
-        counts[label] = counts.get(label, 0) + 1
-    return counts

@@ -18,6 +18,7 @@ from edge_sdk.sinks.draw import draw
 from edge_sdk.sinks.uri import place
 from edge_sdk.sources.base import Image
 from edge_sdk.sources.uri import Options, query_options
+from edge_sdk.tasks.summary import label_counts
 
 _KNOWN = frozenset({"host", "quality", "max_fps", "max_width", "viewers", "fps", "live", "append"})
 _SNAPSHOT_S = 5.0
@@ -111,7 +112,7 @@ class LiveView:
             return
         self._due = max(self._due + self._every_s, now)
         result = item.result.to_json()
-        self._stats = {"found": _found(result), "latency_ms": item.latency_ms, "frame": item.frame.index}
+        self._stats = {"found": label_counts(item.result), "latency_ms": item.latency_ms, "frame": item.frame.index}
         jpeg = self._encode(draw(item.frame.image, result))
         with self._changed:
             self._jpeg = jpeg
@@ -159,7 +160,7 @@ class LiveView:
     def _stats_page(self) -> Answer:
         stats, times = dict(self._stats), list(self._times)
         if (result := stats.pop("item", None)) is not None:
-            stats["found"] = _found(result.to_json())
+            stats["found"] = label_counts(result)
         span = times[-1] - times[0] if len(times) > 1 else 0.0
         stats["fps"] = round((len(times) - 1) / span, 2) if span > 0 else 0.0
         stats["age_s"] = round(time.monotonic() - times[-1], 2) if times else None
@@ -221,12 +222,3 @@ _ROUTES: Mapping[str, Callable[[LiveView], Answer]] = {
     "/snapshot.jpg": LiveView._snapshot,
     "/stats.json": LiveView._stats_page,
 }
-
-
-def _found(result: Mapping[str, Any]) -> dict[str, int]:
-    """Return how many of each label a result has; of a classification, the best class."""
-    counts: dict[str, int] = {}
-    for row in result.get("detections", ()) or list(result.get("classes", ()))[:1]:
-        label = str(row.get("label", row.get("class_id")))
-        counts[label] = counts.get(label, 0) + 1
-    return counts

@@ -127,18 +127,6 @@ def top_score(result: Any) -> float | None:
     return None
 
 
-def label_counts(result: Any) -> dict[str, int]:
-    """Return how often each label occurs: the top class, or every box."""
-    if isinstance(result, Classes):
-        return {result.label(result.class_id): 1} if result.probs.size else {}
-    counts: dict[str, int] = {}
-    if isinstance(result, Detections):
-        for class_id in result.class_id:
-            label = result.label(int(class_id))
-            counts[label] = counts.get(label, 0) + 1
-    return counts
-
-
 def embedding_features(result: Any) -> tuple[tuple[str, ...], Vector] | None:
     """Return 8 random projections of a result's embedding, or None when it has none.
 

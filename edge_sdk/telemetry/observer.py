@@ -18,6 +18,7 @@ from edge_sdk.config import parse
 from edge_sdk.errors import EdgeError
 from edge_sdk.schemas.telemetry import Alarm
 from edge_sdk.sinks.base import FrameResult
+from edge_sdk.tasks.summary import label_counts
 from edge_sdk.telemetry import features
 from edge_sdk.telemetry.outbox import MAX_BYTES, MAX_ROWS, Grouped, Outbox
 from edge_sdk.telemetry.window import Latency, OpenWindow
@@ -221,7 +222,7 @@ class WindowObserver:
         embedding = features.embedding_features(item.result)
         if embedding is not None:
             found["embedding"] = embedding
-        window.add(found, labels=features.label_counts(item.result), confidence=features.top_score(item.result))
+        window.add(found, labels=label_counts(item.result), confidence=features.top_score(item.result))
         now = self._monotonic()
         if self._spec.result_period_s > 0 and now >= self._next_result_s:
             self._next_result_s = now + self._spec.result_period_s

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from edge_sdk.sources.base import Image
 from edge_sdk.tasks.results import Classes, Detections, Embedding, Geometry, Keypoints, Mask, Values
+from edge_sdk.tasks.summary import label_counts
 from edge_sdk.telemetry.features import (
     IMAGE_NAMES,
     embedding_features,
     image_features,
-    label_counts,
     output_features,
     top_score,
 )
