@@ -101,23 +101,28 @@ class Workshop:
             return self._process
         self.stop()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
-        environment = os.environ | {
+        self._process = subprocess.Popen(
+            self._command(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=self._environment(),
+            start_new_session=True,
+        )
+        return self._process
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-m", "converters.worker"]
+
+    def _environment(self) -> dict[str, str]:
+        return os.environ | {
             "PYTHONHASHSEED": "0",
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parent.parent), *_python_path()]),
             "OPENVINO_TELEMETRY_DISABLE": "1",
             "NNCF_CI": "1",
             "TQDM_DISABLE": "1",
         }
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "converters.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            env=environment,
-            start_new_session=True,
-        )
-        return self._process
 
     def _wait(self, process: subprocess.Popen[str], job: str) -> dict[str, Any]:
         assert process.stdout is not None
