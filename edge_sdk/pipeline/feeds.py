@@ -101,6 +101,7 @@ class LiveFeed:
         self._changed = threading.Condition()
         self._slot: deque[Frame] = deque()
         self._pace = _Pace()
+        self._rate = RateLimit()
         self._stopped = self._ended = False
         self._error: EdgeError | None = None
         self._seen_frame = False
@@ -134,6 +135,11 @@ class LiveFeed:
             self._pace.busy(time.monotonic())
             self._changed.notify_all()
             return frame
+
+    def limit(self, fps: float | None) -> None:
+        """Let at most so many frames a second through, from the next one on; None ends the limit."""
+        with self._changed:
+            self._rate.every_s = None if fps is None else 1.0 / fps
 
     def stop(self) -> None:
         with self._changed:
@@ -208,14 +214,16 @@ class LiveFeed:
             reader.beat = now
             reader.frames += 1
             self._pace.arrival(now)
-            wanted = self._keep_all or self._pace.wants(now)
+            cause = None if self._keep_all or self._pace.wants(now) else "latest"
+            if cause is None and not self._rate.take(now):
+                cause = "rate"
         self._events.grabbed()
         if self._lost:
             self._lost = False
             self._events.source_back()
-        if not wanted:
-            self._events.dropped("latest")
-        return wanted
+        if cause is not None:
+            self._events.dropped(cause)
+        return cause is None
 
     def _put(self, reader: _Reader, frame: Frame) -> None:
         with self._changed:
@@ -310,6 +318,26 @@ class _Pace:
         if self._idle or self._interval_s is None or self._service_s is None or not self._taken:
             return True
         return self._taken[0] + self._service_s <= now + self._interval_s
+
+
+class RateLimit:
+    """Lets through frames at least `every_s` apart on average, None all of them; a frame a little early is let through.
+
+    The times are those at which the frames arrive, so that the jitter of a camera does not halve the rate.
+    """
+
+    def __init__(self) -> None:
+        self.every_s: float | None = None
+        self._due = 0.0
+
+    def take(self, now: float) -> bool:
+        """Say whether the frame that arrived at `now` is one of them."""
+        if self.every_s is None:
+            return True
+        if now < self._due - 0.1 * self.every_s:
+            return False
+        self._due = max(self._due, now - self.every_s) + self.every_s
+        return True
 
 
 def _smooth(old: float | None, new: float) -> float:
