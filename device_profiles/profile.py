@@ -48,7 +48,11 @@ class Int8Scheme:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeSupport:
-    """One runtime a device may use; `versions` is a range (`>=1.20,<2`), `options` go into the manifest as they are."""
+    """One runtime a device may use; `versions` is a range (`>=1.20,<2`), `options` go into the manifest as they are.
+
+    With `compiler`, int8 (or what the compiler takes) is compiled for an accelerator by the vendor's tool of that name,
+    and `compiler_options` replace the tool's own.
+    """
 
     name: str
     versions: str = ""
@@ -61,6 +65,8 @@ class RuntimeSupport:
     static_shapes: bool = True
     cpu_fallback: bool = True
     convert_only: bool = False
+    compiler: str | None = None
+    compiler_options: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 
+from converters.compilers.base import Tool, compile_model
 from converters.remote import RemoteWorkshop
 from edge_sdk.cli import main
 from edge_sdk.errors import BackendError, ConversionError, SyncError, UsageError
@@ -144,6 +145,28 @@ def test_the_error_there_is_the_error_here(sshd, tmp_path, capsys):
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["kind"] == "source"
     assert "/no/such.mp4" in error["message"]
+
+
+def test_a_compiler_of_the_device_runs_there_and_its_file_comes_back(sshd, tmp_path):
+    model = tmp_path / "m.onnx"
+    model.write_bytes(b"weights")
+    copy = "import sys, pathlib; pathlib.Path(sys.argv[2]).write_bytes(pathlib.Path(sys.argv[1]).read_bytes()[::-1])"
+    tool = Tool(
+        name="there", program="python", version=(sys.executable, "--version"), install="-", where="device",
+        commands=((sys.executable, "-c", copy, "{input}", "{output}"),),
+        output="{stem}.engine", reads=".onnx", precisions=("fp16",),
+    )  # fmt: skip
+    absent = replace(tool, version=("no-such-compiler", "--version"), program="no-such-compiler")
+    broken = replace(tool, commands=((sys.executable, "-c", "raise SystemExit('no GPU')"),))
+    with Remote(parse_host(uri(sshd))) as remote:
+        made = compile_model(tool, model, tmp_path / "out", limit_s=60, remote=remote)
+        with pytest.raises(BackendError, match="needs `no-such-compiler` on"):
+            compile_model(absent, model, tmp_path / "out", limit_s=60, remote=remote)
+        with pytest.raises(ConversionError, match=r"failed \(exit 1\): no GPU"):
+            compile_model(broken, model, tmp_path / "out", limit_s=60, remote=remote)
+
+    assert made.file.read_bytes() == b"sthgiew"
+    assert made.step.startswith("there Python 3.")
 
 
 def test_builds_are_answered_and_timed_by_the_worker_there(sshd, tmp_path):
