@@ -86,8 +86,9 @@ class Job:
         self._service: Any = None
         if spec.get("serve"):
             from edge_sdk.config import parse
+            from edge_sdk.serve_config import ServeConfig
             from edge_sdk.serving.metrics import Watch
-            from edge_sdk.serving.service import ServeConfig, Service
+            from edge_sdk.serving.service import Service
 
             self._watch = Watch()
             self._service = Service(parse(spec["serve"], ServeConfig, where="serve"))

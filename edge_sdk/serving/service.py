@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
+import hmac
 import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
@@ -19,35 +17,31 @@ from numpy.typing import NDArray
 from edge_sdk import __version__
 from edge_sdk.pipeline.models import ModelSet, StageModel
 from edge_sdk.pipeline.report import Quantiles, memory_mb
+from edge_sdk.serve_config import ServeConfig
 from edge_sdk.serving import metrics, oip
+from edge_sdk.serving.about import engine_metrics, gauge, pipeline_metrics
+from edge_sdk.serving.batches import Batches
+from edge_sdk.serving.callback import Callbacks
 from edge_sdk.serving.engine import Engine, RateLimit, describe
 from edge_sdk.serving.exchange import Answer, HttpError, Limits, Request, check_port, json_answer, refusal
 from edge_sdk.serving.http import LocalServer
-from edge_sdk.sources.base import BrokenFrame
-from edge_sdk.sources.images import decode_image
+from edge_sdk.serving.images import base64_of, image_of
 
 _BATCH = 32
-_MAX_PIXELS = 64_000_000
+_BATCH_ROUTE = re.compile(r"^/v1/batches/([A-Za-z0-9_-]{1,64})$")
+_OPEN = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready"})
 _MODEL = re.compile(r"^/v2/models/([^/]+)(?:/versions/([^/]+))?(/ready|/infer)?$")
-_STATES = {"closed": 0, "half-open": 1, "open": 2}
-_ROUTES_TEXT = "/health, /ready, /metrics, /v1/predict, /v1/predict/batch, /v2"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServeConfig:
-    """Where to listen, how many inferences a second to allow (None: as many as come), and how long to drain."""
-
-    port: int
-    host: str = "127.0.0.1"
-    rate: float | None = None
-    drain_s: float = 10.0
+_ROUTES_TEXT = "/health, /ready, /metrics, /v1/predict, /v1/predict/batch, /v1/batches, /v2"
 
 
 class Service:
     """Answers from the moment it is open; ready once it has an engine."""
 
     def __init__(self, config: ServeConfig, *, limits: Limits | None = None) -> None:
-        self._config = config
+        self._config = config = config.with_file_tokens()
+        self._tokens = tuple(token.encode() for token in config.tokens)
+        self._callbacks = Callbacks(config)
+        self._batches = Batches(config.batches, self._callbacks, self._batch_image)
         self._server = LocalServer(config.host, check_port(config.port, "--serve"), self, limits=limits, name="serve")
         self._rate = RateLimit(config.rate)
         self._engine: Engine | None = None
@@ -67,6 +61,8 @@ class Service:
             ("GET", "/metrics"): self._metrics,
             ("POST", "/v1/predict"): self._predict,
             ("POST", "/v1/predict/batch"): self._predict_batch,
+            ("POST", "/v1/batches"): self._submit,
+            ("GET", "/v1/batches"): lambda _: json_answer(self._batches.listing()),
             ("GET", "/v2"): self._server_metadata,
             ("GET", "/v2/health/live"): lambda _: json_answer({"live": True}),
             ("GET", "/v2/health/ready"): self._ready,
@@ -97,9 +93,13 @@ class Service:
             self._engine.replace(models)
 
     def close(self) -> None:
-        """Finish the requests in flight, refuse others, then close the models."""
+        """Finish requests and batches that are under way, refuse others, then close the models."""
         self._stopping = True
-        self._server.close(self._config.drain_s)
+        deadline = time.monotonic() + self._config.drain_s
+        # While batches are finished they can still be asked for.
+        self._batches.close(self._config.drain_s)
+        self._callbacks.close(max(2.0, deadline - time.monotonic()))
+        self._server.close(max(0.1, deadline - time.monotonic()))
         if self._engine is not None:
             self._engine.close()
 
@@ -133,6 +133,7 @@ class Service:
             "requests": requests,
             "inferences": self._latency_ms.n,
             "errors": self.stats()["errors"],
+            "batches": dict(self._batches.counts),
             "seconds": round(time.monotonic() - self._began, 3),
             "latency_ms": self._latency(),
             "rss_mb": memory_mb()[1],
@@ -145,16 +146,31 @@ class Service:
         """Answer one request and count it."""
         began = time.monotonic()
         path = request.path.rstrip("/") or "/"
-        match = _MODEL.match(path)
-        route = "/v2/models" + (match.group(3) or "") if match else path
+        model, batch = _MODEL.match(path), _BATCH_ROUTE.match(path)
+        route = "/v2/models" + (model.group(3) or "") if model else "/v1/batches/ID" if batch else path
         try:
-            answer = self._model(request, match) if match else self._route(request, path)
+            self._admit(request, path)
+            if model:
+                answer = self._model(request, model)
+            else:
+                answer = self._one_batch(request, batch.group(1)) if batch else self._route(request, path)
         except HttpError as error:
-            known = match or any(path == known_path for _, known_path in self._routes)
+            known = model or batch or any(path == known_path for _, known_path in self._routes)
             self._count(route if known else "other", error.status, began)
             raise
         self._count(route, answer.status, began)
         return answer
+
+    def _admit(self, request: Request, path: str) -> None:
+        """Let through who has a token, where tokens are asked for; probes need none."""
+        if not self._tokens or path in _OPEN:
+            return
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        raw = given.strip().encode(errors="replace")
+        if kind.lower() != "bearer" or not any(hmac.compare_digest(raw, token) for token in self._tokens):
+            error = HttpError(401, "a token is needed", kind="unauthorized", hint="Authorization: Bearer TOKEN")
+            error.headers = {"WWW-Authenticate": "Bearer"}
+            raise error
 
     def refuse(self, path: str, error: HttpError) -> Answer:
         """Return the error; clients of the Open Inference Protocol expect a string."""
@@ -170,7 +186,7 @@ class Service:
             return handler(request)
         methods = [m for m, p in self._routes if p == path]
         if methods:
-            raise HttpError(405, f"`{path}` is for {methods[0]}, found {method[:10]}")
+            raise HttpError(405, f"`{path}` is for {' and '.join(methods)}, found {method[:10]}")
         raise HttpError(404, f"nothing is served at `{path[:80]}`", hint=_ROUTES_TEXT)
 
     def _model(self, request: Request, match: re.Match[str]) -> Answer:
@@ -202,28 +218,51 @@ class Service:
         engine = self._loaded()
         if request.headers.get("content-type", "").startswith("multipart/"):
             raise HttpError(415, "forms are not read", hint="send the JPEG or PNG itself as the body")
-        frame = _image(request.body, "body")
+        frame = image_of(request.body, "body")
         self._rate.take(time.monotonic())
         return json_answer(self._one(engine, frame))
 
     def _predict_batch(self, request: Request) -> Answer:
         engine = self._loaded()
-        data = oip.parse_json(request.body)
-        images = data.get("images") if isinstance(data, dict) else None
-        if not isinstance(images, list) or not images or not all(isinstance(i, str) for i in images):
-            raise HttpError(400, "expected {'images': [base64, …]} with at least one image")
+        images, _ = _images_of(request)
         if len(images) > _BATCH:
-            raise HttpError(413, f"a batch has at most {_BATCH} images, found {len(images)}")
+            hint = "submit it to /v1/batches, or split it"
+            raise HttpError(413, f"a batch has at most {_BATCH} images, found {len(images)}", hint=hint)
         self._rate.take(time.monotonic(), len(images))
         results: list[dict[str, Any]] = []
         for i, text in enumerate(images):
             try:
-                results.append(self._one(engine, _image(_base64(text, i), f"image {i}")))
+                results.append(self._one(engine, image_of(base64_of(text, i), f"image {i}")))
             except HttpError as error:
                 if error.status >= 500:
                     raise
                 results.append({"error": error.to_json()})
         return json_answer({"results": results})
+
+    def _submit(self, request: Request) -> Answer:
+        self._loaded()
+        images, data = _images_of(request)
+        unknown = sorted(set(data) - {"images", "webhook"})
+        if unknown:
+            raise HttpError(400, f"unknown key `{unknown[0][:40]}`", hint="known: images, webhook")
+        state = self._batches.submit([base64_of(text, i) for i, text in enumerate(images)], data.get("webhook"))
+        return json_answer(state, status=202, headers={"Location": state["url"]})
+
+    def _one_batch(self, request: Request, name: str) -> Answer:
+        if request.method == "DELETE":
+            return json_answer(self._batches.cancel(name))
+        if request.method not in ("GET", "HEAD"):
+            raise HttpError(405, f"`/v1/batches/ID` is for GET and DELETE, found {request.method[:10]}")
+        wanted = {key: _whole(request.query, key, default) for key, default in (("after", 0), ("limit", 100))}
+        return json_answer(self._batches.state(name, **wanted))
+
+    def _batch_image(self, data: bytes, number: int) -> dict[str, Any]:
+        """Return the result of one image of a batch; what stops the service does not stop a batch at once."""
+        if self._engine is None:
+            raise HttpError(503, "the model is being loaded", kind="loading")
+        frame = image_of(data, f"image {number}")
+        self._rate.take(time.monotonic())
+        return self._one(self._engine, frame)
 
     def _one(self, engine: Engine, frame: NDArray[Any]) -> dict[str, Any]:
         began = time.monotonic()
@@ -302,52 +341,25 @@ class Service:
         if self._watch is not None:
             series += self._watch.latency.lines(name, {"of": "pipeline"})
         lines += metrics.family(name, "histogram", "Time of one inference with its pre- and postprocessing.", series)
-        lines += _gauge("edge_rss_bytes", "Memory of the worker process.", (memory_mb()[1] or 0) * 1e6)
+        lines += gauge("edge_rss_bytes", "Memory of the worker process.", (memory_mb()[1] or 0) * 1e6)
         if self._engine is not None:
-            lines += self._engine_metrics(self._engine, now)
+            lines += engine_metrics(self._engine, now)
         if self._watch is not None and self._pipeline is not None and self._pipeline.running:
-            lines += _pipeline_metrics(self._pipeline.stats(), self._watch, now)
+            lines += pipeline_metrics(self._pipeline.stats(), self._watch, now)
         return Answer(body=("\n".join(lines) + "\n").encode(), content_type=metrics.CONTENT_TYPE)
 
-    def _engine_metrics(self, engine: Engine, now: float) -> list[str]:
-        state = _STATES[engine.breaker.state(now)]
-        lines = _gauge("edge_circuit_state", "0 closed, 1 half-open, 2 open.", state)
-        labels = {k: v for k, v in describe(engine).items() if k != "task"}
-        info = metrics.sample("edge_model_info", 1, labels)
-        lines += metrics.family("edge_model_info", "gauge", "The model that answers.", [info])
-        return lines + metrics.counter("edge_http_errors_total", "Failed inferences.", "kind", engine.errors)
+
+def _images_of(request: Request) -> tuple[list[str], dict[str, Any]]:
+    """Return the encoded images of a JSON body, and the body."""
+    data = oip.parse_json(request.body)
+    images = data.get("images") if isinstance(data, dict) else None
+    if not isinstance(images, list) or not images or not all(isinstance(i, str) for i in images):
+        raise HttpError(400, "expected {'images': [base64, …]} with at least one image")
+    return images, data
 
 
-def _pipeline_metrics(stats: Mapping[str, Any], watch: metrics.Watch, now: float) -> list[str]:
-    def count(name: str, text: str, value: int) -> list[str]:
-        return metrics.family(name, "counter", text, [metrics.sample(name, value)])
-
-    errors = {**stats["errors"], "nonfinite": stats["nonfinite"]}
-    lines = count("edge_frames_total", "Frames that the source gave.", stats["frames"])
-    lines += count("edge_frames_processed_total", "Frames that were answered.", stats["processed"])
-    lines += metrics.counter("edge_frames_dropped_total", "Frames dropped, by cause.", "cause", stats["dropped"])
-    lines += metrics.counter("edge_errors_total", "Errors of the pipeline, by kind.", "kind", errors)
-    lines += _gauge("edge_fps", "Results a second over the last ten seconds.", round(watch.fps(now), 3))
-    lines += _gauge("edge_source_up", "1 when a frame came in the last five seconds.", int(watch.source_up(now)))
-    age = watch.age_s(now)
-    if age is not None:
-        lines += _gauge("edge_last_frame_age_seconds", "Time since the last result.", round(age, 3))
-    return lines
-
-
-def _gauge(name: str, text: str, value: float) -> list[str]:
-    return metrics.family(name, "gauge", text, [metrics.sample(name, value)])
-
-
-def _image(data: bytes, name: str) -> NDArray[Any]:
-    try:
-        return decode_image(data, name, max_pixels=_MAX_PIXELS)
-    except BrokenFrame as error:
-        raise HttpError(400, error.message, kind="image", hint=error.hint or "send a JPEG or PNG") from None
-
-
-def _base64(text: str, i: int) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise HttpError(400, f"image {i} is no base64") from None
+def _whole(query: Mapping[str, str], key: str, default: int) -> int:
+    text = query.get(key, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise HttpError(400, f"`{key}` must be a whole number, found `{text[:40]}`")
+    return int(text)

@@ -11,7 +11,8 @@ import cv2
 from edge_sdk.artifact import Artifact
 from edge_sdk.config import parse
 from edge_sdk.pipeline.models import frame_threads, load_models
-from edge_sdk.serving.service import ServeConfig, Service
+from edge_sdk.serve_config import ServeConfig
+from edge_sdk.serving.service import Service
 
 
 class ServeOnly:

@@ -17,9 +17,10 @@ import pytest
 
 from edge_sdk.errors import BackendError
 from edge_sdk.pipeline.models import ModelSet, load_models
+from edge_sdk.serve_config import ServeConfig
 from edge_sdk.serving.engine import Breaker
 from edge_sdk.serving.exchange import Limits
-from edge_sdk.serving.service import ServeConfig, Service
+from edge_sdk.serving.service import Service
 from edge_sdk.testing import build_artifact, color_frame, fake_model, tiny_classifier_onnx
 
 WAIT_S = 20
