@@ -17,6 +17,7 @@ from edge_sdk.sources.base import BrokenFrame, Frame, Source
 logger = logging.getLogger(__name__)
 _KEEP_ALL_DEPTH = 8
 _MAX_STUCK = 3
+_LOOK_S = 0.5
 
 
 class FeedEvents(Protocol):
@@ -67,6 +68,7 @@ class PullFeed:
 
     def stop(self) -> None:
         self._stopped = True
+        _interrupt(self._source)
 
     def close(self) -> None:
         self._source.close()
@@ -77,8 +79,9 @@ class LiveFeed:
 
     A one-slot mailbox holds the latest frame (or, with `keep_all`, a short queue holds the reader back). A frame that
     no thread will be free for before the next one comes is grabbed and never decoded. A source that fails, or gives
-    nothing for `stall_s`, is opened again in a fresh thread after a pause; one that hangs in the decoder is left
-    behind, and after three of those the feed gives up so that a fresh process can start.
+    nothing for `stall_s`, is opened again in a fresh thread after a pause, at once when it comes within reach again.
+    A reader that hangs is interrupted; where that is not possible the next ones get a source that decodes in a process
+    of its own (`make_isolated`), which can be. Without one the feed gives up after three that hang.
     """
 
     def __init__(
@@ -86,13 +89,14 @@ class LiveFeed:
         make: Callable[[], Source],
         events: FeedEvents,
         *,
+        make_isolated: Callable[[], Source] | None = None,
         keep_all: bool = False,
         stall_s: float = 5.0,
         open_s: float = 20.0,
         backoff: Backoff | None = None,
         retry_first: bool = False,
     ) -> None:
-        self._make = make
+        self._make, self._make_isolated = make, make_isolated
         self._events = events
         self._keep_all = keep_all
         self._stall_s, self._open_s = stall_s, open_s
@@ -148,10 +152,12 @@ class LiveFeed:
 
     def close(self) -> None:
         self.stop()
+        for reader in self._readers:
+            reader.abandon()
         deadline = time.monotonic() + 2.0
-        for reader in [r.thread for r in self._readers] + [self._keeper]:
-            if reader.is_alive():
-                reader.join(max(0.0, deadline - time.monotonic()))
+        for thread in [r.thread for r in self._readers] + [self._keeper]:
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - time.monotonic()))
         with self._changed:
             left = len(self._slot)
             self._slot.clear()
@@ -162,15 +168,19 @@ class LiveFeed:
         """Start readers one after the other and notice when one fails or hangs."""
         attempt = 0
         while True:
-            reader = _Reader(self)
-            self._readers = [r for r in self._readers if r.thread.is_alive()] + [reader]
+            self._readers = [r for r in self._readers if r.thread.is_alive()]
+            isolated = bool(self._readers) and self._make_isolated is not None
+            reader = _Reader(self, self._make_isolated if isolated and self._make_isolated else self._make)
+            self._readers.append(reader)
             reader.thread.start()
             error = self._watch(reader)
+            reader.abandon()
             if error is None:
                 return
-            attempt = 0 if reader.frames else attempt + 1
-            if len([r for r in self._readers if r.thread.is_alive()]) >= _MAX_STUCK:
-                self._end(SourceError(f"{error.message}; {_MAX_STUCK} readers hang", hint="start a fresh process"))
+            attempt = 0 if reader.frames or reader.silent else attempt + 1
+            hanging = sum(r.thread.is_alive() for r in self._readers)
+            if hanging >= _MAX_STUCK and self._make_isolated is None:
+                self._end(SourceError(f"{error.message}; {hanging} readers hang", hint="start a fresh process"))
                 return
             if not (self._seen_frame or self._retry_first):
                 self._end(error)
@@ -178,10 +188,23 @@ class LiveFeed:
             if not self._lost:
                 self._lost = True
                 self._events.source_lost(error)
+            if not self._pause(reader, attempt):
+                return
+
+    def _pause(self, reader: _Reader, attempt: int) -> bool:
+        """Wait before the next attempt, less long when the source comes within reach; False when it was stopped."""
+        look: Callable[[], bool | None] = getattr(reader.source, "reachable", lambda: None)
+        deadline = time.monotonic() + self._backoff.delay_s(attempt, random.random)
+        away = False
+        while (left := deadline - time.monotonic()) > 0:
             with self._changed:
-                pause = self._backoff.delay_s(attempt, random.random)
-                if self._changed.wait_for(lambda: self._stopped, timeout=pause):
-                    return
+                if self._changed.wait_for(lambda: self._stopped, timeout=min(left, _LOOK_S)):
+                    return False
+            there = look()
+            if there and away:
+                return True
+            away = away or there is False
+        return not self._stopped
 
     def _watch(self, reader: _Reader) -> EdgeError | None:
         """Wait until `reader` is done for; None when the source ended or the feed was stopped."""
@@ -189,15 +212,14 @@ class LiveFeed:
             while True:
                 if self._stopped or reader.ended:
                     self._ended = True
-                    reader.stale = True
                     self._changed.notify_all()
                     return None
                 if reader.error is not None:
                     return reader.error
                 limit = self._stall_s if reader.frames else self._open_s
                 left = reader.beat + limit - time.monotonic()
-                if left <= 0 and not reader.held_back:
-                    reader.stale = True
+                if left <= 0 and not (reader.held_back or getattr(reader.source, "patient", False)):
+                    reader.silent = True
                     what = "gave no frame" if reader.frames else "did not open"
                     return SourceError(f"`{reader.uri}` {what} for {limit:g} s", hint="check cable, power and network")
                 self._changed.wait(timeout=max(0.05, left))
@@ -240,24 +262,32 @@ class LiveFeed:
 
 
 class _Reader:
-    """One thread with one opened source."""
+    """One thread with one opened source; `silent` says that it gave nothing for too long."""
 
-    def __init__(self, feed: LiveFeed) -> None:
-        self._feed = feed
+    def __init__(self, feed: LiveFeed, make: Callable[[], Source]) -> None:
+        self._feed, self._make = feed, make
         self.uri = "source"
+        self.source: Source | None = None
         self.beat = time.monotonic()
         self.frames = 0
-        self.stale = self.ended = self.held_back = False
+        self.stale = self.silent = self.ended = self.held_back = False
         self.error: EdgeError | None = None
         self.thread = threading.Thread(target=self._run, name="source-read", daemon=True)
+
+    def abandon(self) -> None:
+        """Want no more of it, and end what it waits for where its source can do that."""
+        self.stale = True
+        if self.source is not None and self.thread.is_alive():
+            _interrupt(self.source)
 
     def _run(self) -> None:
         source: Source | None = None
         try:
-            source = self._feed._make()
+            source = self.source = self._make()
             self.uri = source.uri
-            source.open()
-            self._read(source)
+            if not self._unwanted():
+                source.open()
+                self._read(source)
         except EdgeError as error:
             self.error = error
         except Exception as error:
@@ -286,6 +316,13 @@ class _Reader:
                 feed._events.broken(error)
                 continue
             feed._put(self, frame)
+
+
+def _interrupt(source: Source) -> None:
+    """End a read that waits, for sources that can."""
+    interrupt = getattr(source, "interrupt", None)
+    if interrupt is not None:
+        interrupt()
 
 
 class _Pace:

@@ -38,6 +38,10 @@ class Source(Protocol):
 
     A constructor takes `(uri: str, options: Mapping[str, Any])` and raises UsageError on a wrong URI or option. `live`
     says whether frames come and go whether or not they are read, `fps` is the nominal rate or None.
+
+    A source may also have `interrupt()` (from any thread: end a read that waits, for good), `reachable()` (True, False,
+    or None when that cannot be told without opening it), `warnings()` (lines for the report) and `patient = True` (no
+    frame for a long time is no failure).
     """
 
     uri: str

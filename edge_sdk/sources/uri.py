@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ STREAM_SCHEMES = frozenset({"rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "
 FILE_SUFFIXES_OVER_HTTP = frozenset({".mp4", ".mkv", ".avi", ".mov", ".webm", ".ts"})
 
 _USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^\s'\"]*@")
+_FRAGMENT = re.compile(r"#(?:[a-z_]+=[^&#]*)(?:&[a-z_]+=[^&#]*)*$")
+_PORTS = {"rtsp": 554, "rtsps": 322, "https": 443, "rtmp": 1935, "rtmps": 443}
 _SECRET_QUERY = re.compile(
     r"(?P<key>[?&;](?:[A-Za-z0-9_-]*(?:token|secret|password|passwd|pwd|pass|key|auth|sig|signature|session)"
     r"[A-Za-z0-9_-]*|user|usr|username|login))=[^&;\s'\"]*",
@@ -42,12 +45,25 @@ def query_options(uri: str) -> tuple[str, dict[str, str]]:
     return body, dict(parse_qsl(query, keep_blank_values=True))
 
 
+def split_options(uri: str) -> tuple[str, dict[str, str]]:
+    """Split `address#decode=vaapi&threads=2` into the address and the source options behind the `#`.
+
+    A `#` that is part of an existing path, or not followed by `name=value`, belongs to the address.
+    """
+    match = _FRAGMENT.search(uri)
+    if match is None or _exists(Path(uri)):
+        return uri, {}
+    return uri[: match.start()], dict(parse_qsl(match.group()[1:], keep_blank_values=True))
+
+
 def kind_of(uri: str) -> str:
-    """Return the registry name of the source that reads `uri`: video, images, camera, stream, synthetic or a scheme.
+    """Return the registry name of the source that reads `uri`: video, images, camera, stream, stdin or a scheme.
 
     An existing path always wins over a scheme, so that a file called `rtsp:1.mp4` can be read.
     """
-    text = uri.strip()
+    text = split_options(uri.strip())[0]
+    if text == "-":
+        return "stdin"
     if text.isdigit() or re.fullmatch(r"/dev/video\d+", text):
         return "camera"
     path = Path(text)
@@ -58,6 +74,49 @@ def kind_of(uri: str) -> str:
     return "stream" if name in STREAM_SCHEMES else name
 
 
+def host_of(uri: str) -> tuple[str, int]:
+    """Return host and port of a network address.
+
+    Raises:
+        UsageError: it is no valid address, or names no host.
+    """
+    try:
+        parts = urlsplit(uri)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise UsageError(f"`{redact(uri)}` is no valid address", hint="expected scheme://host:port/path") from None
+    if not host:
+        raise UsageError(f"`{redact(uri)}` names no host", hint="expected scheme://host:port/path")
+    return host, port or _PORTS.get(parts.scheme, 80)
+
+
+def answers(uri: str, timeout_s: float = 0.5) -> bool | None:
+    """Say whether the host of an address takes a TCP connection; None where that means nothing (udp, srt)."""
+    if urlsplit(uri).scheme in ("udp", "srt"):
+        return None
+    try:
+        socket.create_connection(host_of(uri), timeout=timeout_s).close()
+    except OSError:
+        return False
+    return True
+
+
+def explain_silence(uri: str) -> str:
+    """Say why nothing comes from an address as far as a plain connection tells: decoders give no reason."""
+    if urlsplit(uri).scheme in ("udp", "srt"):
+        return "nothing arrived"
+    host, port = host_of(uri)
+    try:
+        socket.create_connection((host, port), timeout=3).close()
+    except socket.gaierror:
+        return f"the name `{host}` cannot be resolved"
+    except TimeoutError:
+        return f"{host}:{port} does not answer"
+    except OSError as error:
+        return f"{host}:{port}: {(error.strerror or 'no connection').lower()}"
+    return "the server answers, but gives no stream that can be decoded (wrong path or credentials?)"
+
+
 def is_finite_url(uri: str) -> bool:
     """Say whether an http(s) address names a video file rather than a live stream."""
     parts = urlsplit(uri)
@@ -65,7 +124,8 @@ def is_finite_url(uri: str) -> bool:
 
 
 def file_path(uri: str) -> Path:
-    """Return the path of a plain path or a `file:` address."""
+    """Return the path of a plain path or a `file:` address, without its options."""
+    uri = split_options(uri)[0]
     if uri.lower().startswith("file:") and not _exists(Path(uri)):
         rest = uri[5:]
         return Path(rest[2:] if rest.startswith("//") else rest)

@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import re
-import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from edge_sdk.errors import SourceError, UsageError
 from edge_sdk.sources.base import Frame
 from edge_sdk.sources.images import nearest_file
 from edge_sdk.sources.pixels import MAX_PIXELS, to_bgr8
-from edge_sdk.sources.uri import Options, file_path, is_finite_url, redact
+from edge_sdk.sources.uri import Options, answers, explain_silence, file_path, host_of, is_finite_url, redact
 
 logger = logging.getLogger(__name__)
 _ENVIRONMENT = threading.Lock()
@@ -94,6 +93,7 @@ class VideoFile(_Capture):
         options = Options(options, frozenset({"threads"}), "a video file")
         self.path = file_path(uri)
         self.declared: int | None = None
+        self._at_end = False
         self._threads = int(options.number("threads", 1, low=1, high=64) or 1)
 
     def open(self) -> None:
@@ -109,6 +109,7 @@ class VideoFile(_Capture):
                 hint="`ffprobe FILE` says what it is; mp4, mkv, avi, mov, webm and ts are read",
             )
         self._adopt(capture)
+        self._at_end = False
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.declared = int(count) if 0 < count < 1e9 else None
 
@@ -119,11 +120,12 @@ class VideoFile(_Capture):
             raise SourceError(
                 f"`{self.path}` has no frame that can be decoded", hint="the file is damaged, or holds no picture"
             )
+        self._at_end = True
         return False
 
     def warnings(self) -> tuple[str, ...]:
         """Return what is odd about the file, known once it has been read to its end."""
-        if self.declared and self._count < 0.9 * self.declared:
+        if self._at_end and self.declared and self._count < 0.9 * self.declared:
             return (
                 f"`{self.path}` says it has {self.declared} frames, {self._count} could be decoded: it may be damaged",
             )
@@ -179,6 +181,10 @@ class Camera(_Capture):
             return True
         raise SourceError(f"camera {self.index} stopped giving frames", hint="check the cable")
 
+    def reachable(self) -> bool | None:
+        """Say whether the device is there."""
+        return Path(f"/dev/video{self.index}").exists()
+
     def _media_time(self, _captured: float) -> float:
         self._first = _captured if self._first is None else self._first
         return _captured - self._first
@@ -201,12 +207,7 @@ class Stream(_Capture):
         self._transport = str(options.get("transport", "tcp"))
         if self._transport not in ("tcp", "udp"):
             raise UsageError(f"source option `transport` must be tcp or udp, found {self._transport!r}")
-        try:
-            self._host, self._port = urlsplit(uri).hostname, urlsplit(uri).port
-        except ValueError:
-            raise UsageError(f"`{self.uri}` is no valid address", hint="expected scheme://host:port/path") from None
-        if not self._host:
-            raise UsageError(f"`{self.uri}` names no host", hint="expected scheme://host:port/path")
+        host_of(uri)
 
     def open(self) -> None:
         parameters = [
@@ -223,7 +224,9 @@ class Stream(_Capture):
         except cv2.error as error:
             raise SourceError(f"`{self.uri}` cannot be opened: {_reason(error)}") from None
         if not capture.isOpened():
-            raise SourceError(f"`{self.uri}` cannot be opened: {self._why()}", hint="check address and credentials")
+            raise SourceError(
+                f"`{self.uri}` cannot be opened: {explain_silence(self._address)}", hint="check address and credentials"
+            )
         self._adopt(capture)
 
     def grab(self) -> bool:
@@ -233,21 +236,9 @@ class Stream(_Capture):
             return False
         raise SourceError(f"`{self.uri}` stopped giving frames")
 
-    def _why(self) -> str:
-        """Say what a plain connection says, since the decoder gives no reason."""
-        scheme = urlsplit(self._address).scheme
-        if scheme in ("udp", "srt"):
-            return "nothing arrived"
-        port = self._port or {"rtsp": 554, "rtsps": 322, "https": 443, "rtmp": 1935}.get(scheme, 80)
-        try:
-            socket.create_connection((self._host, port), timeout=3).close()
-        except socket.gaierror:
-            return f"the name `{self._host}` cannot be resolved"
-        except TimeoutError:
-            return f"{self._host}:{port} does not answer"
-        except OSError as error:
-            return f"{self._host}:{port}: {(error.strerror or 'no connection').lower()}"
-        return "the server answers, but gives no stream that can be decoded (wrong path or credentials?)"
+    def reachable(self) -> bool | None:
+        """Say whether the server takes connections, None when that cannot be told."""
+        return answers(self._address)
 
 
 def check_file(path: Path) -> None:
