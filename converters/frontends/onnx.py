@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 from converters import graph as g
 from converters.frontends import recognise
 from converters.frontends.base import Source, TensorInfo
+from converters.frontends.ops import of_onnx
 from edge_sdk.errors import BackendError, ConversionError, UsageError
 
 STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 MAX_BYTES = 2**31 - 1
+INPUT_TYPES = ("float32", "float16", "uint8", "int8", "int16", "int32")
 
 
 def inspect(path: str, work: Path, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,25 +34,42 @@ def inspect(path: str, work: Path, options: Mapping[str, Any]) -> dict[str, Any]
         BackendError: it needs operators of another domain.
         UsageError: its layout or size cannot be read from the file.
     """
-    layout, size = options.get("layout"), options.get("size")
     raw = Path(path).read_bytes()
-    model = load(Path(path).name, raw)
+    model, source = fixed(Path(path).name, raw, options)
+    source = replace(source, path=path, sha256=hashlib.sha256(raw).hexdigest())
+    return write(model, source, work).to_json()
+
+
+def fixed(name: str, raw: bytes, options: Mapping[str, Any]) -> tuple[Any, Source]:
+    """Return a model with fixed shapes and its `Source`, with nothing recognised, no path, hash or form yet.
+
+    Raises:
+        ConversionError, BackendError, UsageError: as for `inspect`.
+    """
+    layout, size = options.get("layout"), options.get("size")
+    model = load(name, raw)
     _fix_shapes(model, layout, size)
     image = _find_input(model)
     outputs = _outputs(model)
     found = TensorInfo(name=image.name, shape=_static(image), dtype=_dtype(image))
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     source = Source(
-        path=path,
+        path="",
         format="onnx",
-        sha256=hashlib.sha256(raw).hexdigest(),
+        sha256="",
         input=found,
-        layout=layout or _layout(found),
+        layout=layout or layout_of(found),
         outputs=outputs,
-        forms={"onnx": str(work / "source.onnx")},
-        opset=next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0),
+        opset=opset,
     )
-    onnx.save(model, source.forms["onnx"])
-    return recognise.recognise(model, source).to_json()
+    return model, source
+
+
+def write(model: Any, source: Source, work: Path) -> Source:
+    """Write the model as the form `onnx` into `work` and return the source with what its graph shows."""
+    path = work / "source.onnx"
+    onnx.save(model, str(path))
+    return recognise.recognise(of_onnx(model), replace(source, forms={**source.forms, "onnx": str(path)}))
 
 
 def load(name: str, raw: bytes) -> Any:
@@ -159,12 +179,17 @@ def _find_input(model: Any) -> Any:
             f"the model needs one image input of 1 or 3 channels, it has {found}",
             hint="export the part that takes one image",
         )
-    if _dtype(images[0]) not in ("float32", "float16", "uint8"):
+    if _dtype(images[0]) not in INPUT_TYPES:
         raise ConversionError(f"the input `{images[0].name}` has dtype {_dtype(images[0])}, expected float32 or uint8")
     return images[0]
 
 
-def _layout(info: TensorInfo) -> str:
+def layout_of(info: TensorInfo) -> str:
+    """Return where the channels of an image input are.
+
+    Raises:
+        UsageError: both places have 1 or 3.
+    """
     first, last = info.shape[1] in (1, 3), info.shape[3] in (1, 3)
     if first == last:
         raise UsageError(

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from converters import graph as g
 from converters.frontends.base import Preprocess, Source, TensorInfo
+from converters.frontends.ops import OpGraph
 
 _MOVES = frozenset(
     {"Transpose", "Reshape", "Concat", "Squeeze", "Unsqueeze", "Identity", "Flatten", "Slice", "Split", "Constant"}
@@ -19,9 +19,9 @@ _MOVES = frozenset(
 _SIGMOIDS = frozenset({"Sigmoid", "HardSigmoid"})
 
 
-def recognise(model: Any, source: Source) -> Source:
+def recognise(graph: OpGraph, source: Source) -> Source:
     """Return the source with what exactly one rule recognised."""
-    answers = [a for a in (rule(model, source) for rule in _RULES) if a is not None]
+    answers = [a for a in (rule(graph, source) for rule in _RULES) if a is not None]
     return answers[0] if len(answers) == 1 else source
 
 
@@ -39,13 +39,13 @@ def _answer(source: Source, task: str, decoder: str, because: str, **more: Any) 
     return replace(source, task=task, decoder=decoder, because=(*source.because, because), **more)
 
 
-def _yolox(model: Any, source: Source) -> Source | None:
+def _yolox(graph: OpGraph, source: Source) -> Source | None:
     """One output [1, sum of cells, 5 + c] whose tail only moves data and applies sigmoids: boxes relative to cells."""
     out = source.outputs[0]
     cells = sum(_cells(source, (8, 16, 32)))
     if len(source.outputs) != 1 or len(out.shape) != 3 or out.shape[1] != cells or out.shape[2] < 6:
         return None
-    ops = g.tail_ops(model, [out.name])
+    ops = graph.tail_ops([out.name])
     classes = out.shape[2] - 5
     if ops <= _MOVES | _SIGMOIDS and ops & _SIGMOIDS:
         return _answer(
@@ -74,13 +74,13 @@ def _yolox(model: Any, source: Source) -> Source | None:
     return None
 
 
-def _yolov8(model: Any, source: Source) -> Source | None:
+def _yolov8(graph: OpGraph, source: Source) -> Source | None:
     """One output [1, 4 + c, sum of cells]."""
     out = source.outputs[0]
     cells = sum(_cells(source, (8, 16, 32)))
     if len(source.outputs) != 1 or len(out.shape) != 3 or out.shape[2] != cells or not 5 <= out.shape[1] < cells:
         return None
-    if not g.tail_ops(model, [out.name]) & _SIGMOIDS:
+    if not graph.tail_ops([out.name]) & _SIGMOIDS:
         return None
     classes = out.shape[1] - 4
     return _answer(
@@ -96,7 +96,7 @@ def _yolov8(model: Any, source: Source) -> Source | None:
     )
 
 
-def _gfl(model: Any, source: Source) -> Source | None:
+def _gfl(graph: OpGraph, source: Source) -> Source | None:
     """For each level a class output with sigmoid and a box output of 4 x 8 bins without: NanoDet (3) or PicoDet (4)."""
     for name, strides in (("nanodet", (8, 16, 32)), ("picodet", (8, 16, 32, 64))):
         if len(source.outputs) != 2 * len(strides) or any(len(o.shape) != 3 for o in source.outputs):
@@ -104,7 +104,7 @@ def _gfl(model: Any, source: Source) -> Source | None:
         counts = _cells(source, strides)
         if len(set(counts)) != len(counts):
             continue
-        scores = [o for o in source.outputs if _SIGMOIDS & g.tail_ops(model, [o.name])]
+        scores = [o for o in source.outputs if _SIGMOIDS & graph.tail_ops([o.name])]
         boxes = [o for o in source.outputs if o not in scores]
         same = sorted(o.shape[1] for o in scores) == sorted(o.shape[1] for o in boxes) == sorted(counts)
         classes, widths = {o.shape[2] for o in scores}, {o.shape[2] for o in boxes}
@@ -127,18 +127,18 @@ def _gfl(model: Any, source: Source) -> Source | None:
     return None
 
 
-def _fastestdet(model: Any, source: Source) -> Source | None:
+def _fastestdet(graph: OpGraph, source: Source) -> Source | None:
     """One output [1, 5 + c, h / 16, w / 16]: a concatenation of sigmoid, 4 raw channels and a softmax."""
     out = source.outputs[0]
     height, width = _size(source)
     if len(source.outputs) != 1 or len(out.shape) != 4 or out.shape[2:] != (height // 16, width // 16):
         return None
-    last = g.producers(model).get(out.name)
-    if last is None or last.op_type != "Concat" or len(last.input) != 3 or out.shape[1] < 6:
+    last = graph.maker(out.name)
+    if last is None or last.op != "Concat" or len(last.inputs) != 3 or out.shape[1] < 6:
         return None
-    maker = g.producers(model)
-    kinds = [maker[i].op_type if i in maker else "" for i in last.input]
-    if kinds[0] != "Sigmoid" or kinds[1] != "Conv" or "Softmax" not in g.tail_ops(model, [out.name]):
+    makers = [graph.maker(i) for i in last.inputs]
+    kinds = [m.op if m is not None else "" for m in makers]
+    if kinds[0] != "Sigmoid" or kinds[1] != "Conv" or "Softmax" not in graph.tail_ops([out.name]):
         return None
     return _answer(
         source,
@@ -151,7 +151,7 @@ def _fastestdet(model: Any, source: Source) -> Source | None:
     )
 
 
-def _ultraface(model: Any, source: Source) -> Source | None:
+def _ultraface(graph: OpGraph, source: Source) -> Source | None:
     """Scores [1, n, 2] and boxes [1, n, 4] where n is the number of UltraFace's anchors; decoded or raw by the tail."""
     by_width = {o.shape[2]: o for o in source.outputs if len(o.shape) == 3}
     if len(source.outputs) != 2 or set(by_width) != {2, 4}:
@@ -160,9 +160,9 @@ def _ultraface(model: Any, source: Source) -> Source | None:
     scores, boxes = by_width[2], by_width[4]
     if scores.shape[1] != anchors or boxes.shape[1] != anchors:
         return None
-    if "Softmax" not in g.tail_ops(model, [scores.name]):
+    if "Softmax" not in graph.tail_ops([scores.name]):
         return None
-    decoded = "Exp" in g.tail_ops(model, [boxes.name])
+    decoded = "Exp" in graph.tail_ops([boxes.name])
     return _answer(
         source,
         "detection",
@@ -175,7 +175,7 @@ def _ultraface(model: Any, source: Source) -> Source | None:
     )
 
 
-def _yunet(model: Any, source: Source) -> Source | None:  # noqa: ARG001
+def _yunet(graph: OpGraph, source: Source) -> Source | None:  # noqa: ARG001
     """For each of strides 8, 16, 32: class and objectness of width 1, boxes of width 4, five points of width 10."""
     if len(source.outputs) != 12 or any(len(o.shape) != 3 for o in source.outputs):
         return None
@@ -192,13 +192,13 @@ def _yunet(model: Any, source: Source) -> Source | None:  # noqa: ARG001
     )
 
 
-def _classifier(model: Any, source: Source) -> Source | None:
+def _classifier(graph: OpGraph, source: Source) -> Source | None:
     """One output of c values that a softmax makes, or that the weights make (task unknown: maybe a regression)."""
     out = source.outputs[0]
     if len(source.outputs) != 1 or not _flat(out):
         return None
     classes = max(out.shape)
-    ops = g.tail_ops(model, [out.name])
+    ops = graph.tail_ops([out.name])
     if "Softmax" in ops and ops <= _MOVES | {"Softmax", "GlobalAveragePool", "AveragePool", "ReduceMean", "Relu"}:
         return _answer(
             source,
@@ -221,7 +221,7 @@ def _flat(out: TensorInfo) -> bool:
     return total == max(out.shape) and total >= 2
 
 
-def _mask(model: Any, source: Source) -> Source | None:  # noqa: ARG001
+def _mask(graph: OpGraph, source: Source) -> Source | None:  # noqa: ARG001
     """One output with a value for each class and pixel of the input."""
     out = source.outputs[0]
     if len(source.outputs) != 1 or len(out.shape) != 4:
@@ -243,7 +243,7 @@ def _mask(model: Any, source: Source) -> Source | None:  # noqa: ARG001
     )
 
 
-_RULES: tuple[Callable[[Any, Source], Source | None], ...] = (
+_RULES: tuple[Callable[[OpGraph, Source], Source | None], ...] = (
     _yolox,
     _yolov8,
     _gfl,
