@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from edge_sdk.registry import Plugin, Registry
 
+_LITERT_METHODS = {"fp32": ("",), "fp16": ("",), "int8": ("",), "int16x8": ("",)}
+_DYNAMIC = {"dynamic": ("", "legacy")}
+_DYNAMIC_ONLY_ON = {("dynamic", ""): ("ai-edge-litert",)}
+
 
 def registry() -> Registry:
     """Return the table of back-ends by name.
 
     Capabilities: `runtime` it builds for; `reads`, the forms of a source it can start from, best first; `methods` by
     precision, the plain one (the empty string) first; `tools`, distributions whose versions are evidence;
+    `only_on`, (precision, method) -> distributions of the runtime that answer rightly with it (absent: all);
     `on_request`: tried only when a recipe names the back-end; `sensitivity`: a function `(request, images) ->
     list[LayerError]` that says which layers int8 hurts.
     """
@@ -36,6 +41,30 @@ def registry() -> Registry:
                     "reads": ("onnx",),
                     "methods": {"fp32": ("",), "fp16": ("",), "int8": ("",)},
                     "tools": ("onnx", "openvino", "nncf"),
+                },
+            ),
+            "litert": Plugin(
+                target="converters.backends.litert:build",
+                requires=("ai_edge_quantizer", "ai_edge_litert"),
+                extra="convert",
+                capabilities={
+                    "runtime": "litert",
+                    "reads": ("tflite",),
+                    "methods": _LITERT_METHODS | _DYNAMIC,
+                    "only_on": _DYNAMIC_ONLY_ON,
+                    "tools": ("ai-edge-litert", "ai-edge-quantizer"),
+                },
+            ),
+            "tensorflow": Plugin(
+                target="converters.backends.tensorflow:build",
+                requires=("tensorflow", "ai_edge_litert"),
+                extra="tensorflow",
+                capabilities={
+                    "runtime": "litert",
+                    "reads": ("keras", "savedmodel"),
+                    "methods": _LITERT_METHODS | {"dynamic": ("",)},
+                    "only_on": {("dynamic", ""): ("ai-edge-litert",)},
+                    "tools": ("tensorflow", "ai-edge-litert"),
                 },
             ),
         },

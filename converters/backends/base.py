@@ -23,7 +23,8 @@ class BuildRequest:
     `model` is the source in `form`, `input` how frames become its input and `outputs` the names of its outputs in the
     decoder's order; `images` calibrate, in this order. In int8 the first `float_first` and the last `float_last`
     weighted layers of every path stay float, and so do `float_layers`, by the names that the back-end's sensitivity
-    gives. `base` is the model file of an earlier build whose scales are used again where they still fit.
+    gives. `base` is the model file of an earlier build whose scales are used again where they still fit. `io_dtypes`
+    are the dtypes that the device takes at inputs and outputs (empty: any).
     """
 
     model: Path
@@ -35,6 +36,7 @@ class BuildRequest:
     method: str = ""
     float_layers: tuple[str, ...] = ()
     base: Path | None = None
+    io_dtypes: tuple[str, ...] = ()
     scheme: Int8Scheme = field(default_factory=Int8Scheme)
     images: tuple[str, ...] = ()
     float_first: int = 0

@@ -1,0 +1,243 @@
+"""Edits of TFLite graphs: read, write, find the tail after the last weights, put operations before the input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+from edge_sdk.errors import BackendError, ConversionError
+from edge_sdk.schemas.manifest import DType
+
+OP = schema.BuiltinOperator
+KIND = schema.TensorType
+WEIGHT_OPS = frozenset(
+    {OP.CONV_2D, OP.DEPTHWISE_CONV_2D, OP.TRANSPOSE_CONV, OP.CONV_3D, OP.FULLY_CONNECTED, OP.BATCH_MATMUL}
+    | {OP.LSTM, OP.UNIDIRECTIONAL_SEQUENCE_LSTM, OP.UNIDIRECTIONAL_SEQUENCE_RNN, OP.SVDF}
+)
+DTYPES: dict[int, DType] = {
+    KIND.FLOAT32: "float32",
+    KIND.FLOAT16: "float16",
+    KIND.INT8: "int8",
+    KIND.UINT8: "uint8",
+    KIND.INT16: "int16",
+    KIND.INT32: "int32",
+    KIND.INT64: "int64",
+    KIND.BOOL: "bool",
+}
+PREFIX = "edge_"
+SIGNATURE = "serving_default"
+
+
+def load(path: Path) -> Any:
+    """Read a TFLite file as the object tree of its schema.
+
+    Raises:
+        ConversionError: it is damaged.
+        BackendError: it has several subgraphs, as models with control flow have.
+    """
+    raw = path.read_bytes()
+    if raw[4:8] != b"TFL3":
+        raise ConversionError(f"`{path.name}` is no TFLite model: it has not the mark TFL3", hint="export it again")
+    try:
+        model = flatbuffer_utils.read_model_from_bytearray(bytearray(raw))
+    except Exception as error:
+        raise ConversionError(
+            f"`{path.name}` is damaged: {type(error).__name__}", hint="export or copy it again"
+        ) from None
+    if len(model.subgraphs) != 1:
+        raise BackendError(
+            f"`{path.name}` has {len(model.subgraphs)} subgraphs, this back-end edits models with one",
+            hint="export the part without control flow",
+        )
+    for entry in model.operatorCodes:
+        # Old files have the number in the deprecated field only.
+        entry.builtinCode = max(entry.builtinCode, entry.deprecatedBuiltinCode)
+    return model
+
+
+def save(model: Any, path: Path) -> None:
+    """Write the model with one signature that names its tensors, and without metadata, which differs from tool to tool
+    and day to day."""
+    graph = model.subgraphs[0]
+    signature = schema.SignatureDefT()
+    signature.signatureKey = SIGNATURE.encode()
+    signature.subgraphIndex = 0
+    signature.inputs = [_named(graph, i) for i in graph.inputs]
+    signature.outputs = [_named(graph, i) for i in graph.outputs]
+    model.signatureDefs = [signature]
+    model.metadata = []
+    model.metadataBuffer = []
+    model.description = b"edge-sdk"
+    _forget_unused(model)
+    path.write_bytes(bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
+
+
+def _named(graph: Any, index: int) -> Any:
+    entry = schema.TensorMapT()
+    entry.name = graph.tensors[index].name
+    entry.tensorIndex = index
+    return entry
+
+
+def _forget_unused(model: Any) -> None:
+    used = {t.buffer for g in model.subgraphs for t in g.tensors}
+    for index, buffer in enumerate(model.buffers):
+        if index not in used:
+            buffer.data = None
+
+
+def code(model: Any, op: Any) -> int:
+    """Return the builtin operator of `op`."""
+    return int(model.operatorCodes[op.opcodeIndex].builtinCode)
+
+
+def name(tensor: Any) -> str:
+    """Return a tensor's name."""
+    return bytes(tensor.name or b"").decode(errors="replace")
+
+
+def constant(model: Any, index: int) -> np.ndarray[Any, Any] | None:
+    """Return the value of a tensor that is stored in the file, or None."""
+    tensor = model.subgraphs[0].tensors[index]
+    data = model.buffers[tensor.buffer].data
+    if data is None or len(data) == 0 or DTYPES.get(tensor.type) is None:
+        return None
+    shape = [int(d) for d in tensor.shape] if tensor.shape is not None else []
+    return np.frombuffer(bytes(bytearray(data)), DTYPES[tensor.type]).reshape(shape)
+
+
+def precision(model: Any) -> str:
+    """Return what the weights and activations of the file are: fp32, fp16, dynamic, int8 or int16x8."""
+    graph = model.subgraphs[0]
+    found = "fp32"
+    for op in graph.operators:
+        if code(model, op) not in WEIGHT_OPS or len(op.inputs) < 2:
+            continue
+        data, weight = graph.tensors[op.inputs[0]], graph.tensors[op.inputs[1]]
+        if weight.type in (KIND.INT8, KIND.UINT8, KIND.INT4):
+            if data.type == KIND.FLOAT32:
+                found = "dynamic"
+            else:
+                return "int16x8" if data.type == KIND.INT16 else "int8"
+    halves = any(t.type == KIND.FLOAT16 for t in graph.tensors)
+    return "fp16" if found == "fp32" and halves else found
+
+
+def scope(model: Any, op: Any) -> str:
+    """Return the name by which a recipe finds an operation: those of its outputs."""
+    return ";".join(name(model.subgraphs[0].tensors[i]) for i in op.outputs)
+
+
+def producers(model: Any) -> dict[int, Any]:
+    """Return the operation that makes each tensor, by its index."""
+    return {int(i): op for op in model.subgraphs[0].operators for i in op.outputs}
+
+
+def last(model: Any, layers: int) -> list[Any]:
+    """Return the operations between the outputs and the weighted ones that come before the last `layers` of them.
+
+    With 0 layers it is the tail: decode arithmetic, softmax, reshapes.
+    """
+    maker = producers(model)
+    found: dict[int, Any] = {}
+    frontier = [int(i) for i in model.subgraphs[0].outputs]
+    for ring in range(layers + 1):
+        weighted: list[Any] = []
+        while frontier:
+            op = maker.get(frontier.pop())
+            if op is None or id(op) in found:
+                continue
+            if code(model, op) in WEIGHT_OPS:
+                if ring < layers:
+                    found[id(op)] = op
+                    weighted.append(op)
+                continue
+            found[id(op)] = op
+            frontier.extend(int(i) for i in op.inputs if i >= 0)
+        frontier = [int(op.inputs[0]) for op in weighted]
+    return list(found.values())
+
+
+def head(model: Any, layers: int) -> list[Any]:
+    """Return the operations with at most `layers` weighted ones before them on every path, themselves included."""
+    if layers == 0:
+        return []
+    graph = model.subgraphs[0]
+    depth = dict.fromkeys((int(i) for i in graph.inputs), 0)
+    found = []
+    for op in graph.operators:
+        before = [depth[int(i)] for i in op.inputs if int(i) in depth]
+        own = max(before, default=0) + (code(model, op) in WEIGHT_OPS)
+        if before:
+            depth.update(dict.fromkeys((int(i) for i in op.outputs), own))
+            if own <= layers:
+                found.append(op)
+    return found
+
+
+def add_tensor(
+    model: Any,
+    label: str,
+    shape: Sequence[int],
+    kind: int,
+    *,
+    data: np.ndarray[Any, Any] | None = None,
+    scale: float | None = None,
+    zero: int = 0,
+) -> int:
+    """Add a tensor and return its index; `data` makes it a constant, `scale` a quantized one."""
+    tensor, buffer = schema.TensorT(), schema.BufferT()
+    buffer.data = None if data is None else np.frombuffer(np.ascontiguousarray(data).tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    tensor.name, tensor.shape, tensor.type = label.encode(), [int(d) for d in shape], kind
+    tensor.buffer = len(model.buffers) - 1
+    if scale is not None:
+        tensor.quantization = schema.QuantizationParametersT()
+        tensor.quantization.scale, tensor.quantization.zeroPoint = [float(scale)], [int(zero)]
+    model.subgraphs[0].tensors.append(tensor)
+    return len(model.subgraphs[0].tensors) - 1
+
+
+def make_op(model: Any, kind: int, inputs: Iterable[int], outputs: Iterable[int], options: tuple[int, Any]) -> Any:
+    """Return a new operation; `options` are the schema's number and object of its builtin options."""
+    codes = enumerate(model.operatorCodes)
+    index = next((k for k, c in codes if c.builtinCode == kind and c.version in (0, 1)), None)
+    if index is None:
+        entry = schema.OperatorCodeT()
+        entry.builtinCode, entry.deprecatedBuiltinCode, entry.version = kind, min(kind, 127), 1
+        model.operatorCodes.append(entry)
+        index = len(model.operatorCodes) - 1
+    op = schema.OperatorT()
+    op.opcodeIndex, op.inputs, op.outputs = index, list(inputs), list(outputs)
+    op.builtinOptionsType, op.builtinOptions = options
+    return op
+
+
+def forget_ranges(model: Any) -> None:
+    """Drop what old converters noted of ranges at float tensors; quantizers would take them for quantized ones."""
+    for tensor in model.subgraphs[0].tensors:
+        if tensor.type in (KIND.FLOAT32, KIND.FLOAT16):
+            tensor.quantization = None
+
+
+def unpack_halves(model: Any) -> int:
+    """Turn constants stored in half precision with a DEQUANTIZE after each into float32 constants; return how many."""
+    graph = model.subgraphs[0]
+    kept, count = [], 0
+    for op in graph.operators:
+        value = constant(model, int(op.inputs[0])) if code(model, op) == OP.DEQUANTIZE else None
+        if value is None or value.dtype != np.float16:
+            kept.append(op)
+            continue
+        buffer = schema.BufferT()
+        buffer.data = np.frombuffer(value.astype(np.float32).tobytes(), np.uint8)
+        model.buffers.append(buffer)
+        graph.tensors[int(op.outputs[0])].buffer = len(model.buffers) - 1
+        count += 1
+    graph.operators = kept
+    return count
