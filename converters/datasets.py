@@ -4,66 +4,21 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
+import math
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
+from converters import coco
+from converters.samples import Box, DataSet, Sample
 from edge_sdk.errors import CalibrationError, UsageError
 
+__all__ = ["SUFFIXES", "Box", "DataSet", "Sample", "load", "split_in_half"]
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
-Kind = Literal["classes", "csv", "yolo", "voc", "coco", "images"]
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A labelled box x1 y1 x2 y2; in pixels, or in shares of the image where `relative`."""
-
-    class_id: int
-    x1: float
-    y1: float
-    x2: float
-    y2: float
-    relative: bool = False
-    ignore: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One image with its class, its boxes, or neither."""
-
-    image: Path
-    class_id: int | None = None
-    boxes: tuple[Box, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataSet:
-    """Samples in the order of their file names, and the names of the classes where the folder has them."""
-
-    root: Path
-    kind: Kind
-    samples: tuple[Sample, ...]
-    names: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    @property
-    def task(self) -> str | None:
-        """Return the task that the labels are for; None without labels."""
-        return {"classes": "classification", "csv": "classification", "images": None}.get(self.kind, "detection")
-
-    def keep(self, images: Iterable[Path]) -> DataSet:
-        """Return the set without the samples whose image is not in `images`."""
-        wanted = set(images)
-        return replace(self, samples=tuple(s for s in self.samples if s.image in wanted))
-
-    def unlabelled(self) -> DataSet:
-        return replace(self, kind="images", names=(), samples=tuple(Sample(image=s.image) for s in self.samples))
+_CLASS_WORDS = frozenset({"label", "labels", "class", "classes", "class_id", "category", "target", "name"})
+"""Columns that mean a class: a file with one of them and no class_index is no table of regressed values."""
 
 
 def load(root: Path) -> DataSet:
@@ -94,15 +49,20 @@ def split_in_half(data: DataSet) -> tuple[DataSet, DataSet]:
 
 def _detect(root: Path) -> DataSet:
     images = root / "images"
-    coco = _coco_file(root)
-    if coco is not None:
-        return _coco(root, coco)
-    if images.is_dir() and any((root / "annotations").glob("*.xml")):
-        return _voc(root)
-    if images.is_dir() and (root / "labels").is_dir():
-        return _yolo(root)
-    if (root / "labels.csv").is_file():
+    annotations = coco.find(root)
+    found: DataSet | None = None
+    if annotations is not None:
+        found = coco.read(root, annotations)
+    elif images.is_dir() and any((root / "annotations").glob("*.xml")):
+        found = _voc(root)
+    elif images.is_dir() and (root / "labels").is_dir():
+        found = _yolo(root)
+    if found is None and (root / "labels.csv").is_file():
         return _csv(root)
+    if images.is_dir() and (root / "masks").is_dir():
+        return _with_masks(root, found)
+    if found is not None:
+        return found
     folders = [p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".") and _images(p)]
     if folders and not _images(root) and not (len(folders) == 1 and folders[0].name == "images"):
         return _class_folders(root, folders)
@@ -110,6 +70,26 @@ def _detect(root: Path) -> DataSet:
     return DataSet(
         root=root, kind="images", samples=tuple(Sample(image=p) for p in _images(where, deep=images.is_dir()))
     )
+
+
+def _with_masks(root: Path, found: DataSet | None) -> DataSet:
+    """Return images/X with masks/X.png; beside other labels images may lack a mask, without them none may."""
+    masks = {p.relative_to(root / "masks").with_suffix(""): p for p in sorted((root / "masks").rglob("*.png"))}
+    images = _images(root / "images", deep=True)
+    samples = found.samples if found is not None else tuple(Sample(image=p) for p in images)
+    keys = {s.image: s.image.relative_to(root / "images").with_suffix("") for s in samples
+            if s.image.is_relative_to(root / "images")}  # fmt: skip
+    lost = [s.image for s in samples if keys.get(s.image) not in masks]
+    if found is None and (lost or not samples):
+        named = lost[0].name if lost else "X"
+        raise CalibrationError(
+            f"{root / 'masks'} has no mask for {len(lost)} of the {len(samples)} images, such as {named}",
+            hint="images/X.jpg needs masks/X.png, one channel of class ids, 255 where pixels do not count",
+        )
+    labelled = tuple(replace(s, mask=masks.get(keys[s.image]) if s.image in keys else None) for s in samples)
+    if found is not None:
+        return replace(found, samples=labelled)
+    return DataSet(root=root, kind="masks", samples=labelled, names=_yaml_names(root))
 
 
 def _images(folder: Path, *, deep: bool = False) -> list[Path]:
@@ -130,31 +110,63 @@ def _class_folders(root: Path, folders: Sequence[Path]) -> DataSet:
 
 
 def _csv(root: Path) -> DataSet:
+    """Read labels.csv: `file,class_index` (and `name`), or `file` and columns of numbers to be regressed."""
     path = root / "labels.csv"
-    samples: list[Sample] = []
-    names: dict[int, str] = {}
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CalibrationError(f"cannot read {path}: {error}", hint="it must be UTF-8 CSV") from None
-    if not rows or not {"file", "class_index"} <= set(rows[0]):
-        found = ", ".join(rows[0]) if rows else "nothing"
-        raise CalibrationError(f"{path} has the columns {found}, expected file,class_index", hint="add a header line")
+    columns = [str(c).strip() for c in (rows[0] if rows else {}) if c is not None]
+    others = [c for c in columns if c != "file"]
+    regressed = bool(others) and not _CLASS_WORDS & {c.lower() for c in others} and _is_number(rows[0][others[0]])
+    if "file" not in columns or not ("class_index" in columns or regressed):
+        found = ", ".join(columns) or "nothing"
+        raise CalibrationError(
+            f"{path} has the columns {found}, expected file,class_index",
+            hint="add a header line; for regression: file and one column of numbers for each value",
+        )
     for number, row in enumerate(rows, 2):
-        image = root / (row["file"] or "")
+        if not (root / (row["file"] or "")).is_file():
+            raise CalibrationError(f"{path}, line {number}: no such image: {row['file']}", hint="correct the file name")
+    return _csv_classes(root, rows) if "class_index" in columns else _csv_values(root, rows, columns)
+
+
+def _csv_classes(root: Path, rows: Sequence[dict[str, str]]) -> DataSet:
+    samples: list[Sample] = []
+    names: dict[int, str] = {}
+    for number, row in enumerate(rows, 2):
         if not (row["class_index"] or "").isdigit():
             raise CalibrationError(
-                f"{path}, line {number}: class_index `{row['class_index']}` is not a number from 0",
+                f"{root / 'labels.csv'}, line {number}: class_index `{row['class_index']}` is not a number from 0",
                 hint="class indices count from 0",
             )
-        if not image.is_file():
-            raise CalibrationError(f"{path}, line {number}: no such image: {row['file']}", hint="correct the file name")
-        samples.append(Sample(image=image, class_id=int(row["class_index"])))
+        samples.append(Sample(image=root / row["file"], class_id=int(row["class_index"])))
         if row.get("name"):
             names[int(row["class_index"])] = row["name"]
     full = tuple(names[i] for i in sorted(names)) if sorted(names) == list(range(len(names))) else ()
     return DataSet(root=root, kind="csv", samples=tuple(samples), names=full)
+
+
+def _csv_values(root: Path, rows: Sequence[dict[str, str]], columns: Sequence[str]) -> DataSet:
+    wanted = [c for c in columns if c != "file"]
+    samples: list[Sample] = []
+    for number, row in enumerate(rows, 2):
+        wrong = next((c for c in wanted if not _is_number(row.get(c))), None)
+        if wrong is not None:
+            raise CalibrationError(
+                f"{root / 'labels.csv'}, line {number}: {wrong} `{row.get(wrong)}` is not a number",
+                hint="every column but file is a value to be regressed",
+            )
+        samples.append(Sample(image=root / row["file"], values=tuple(float(row[c]) for c in wanted)))
+    return DataSet(root=root, kind="values", samples=tuple(samples), names=tuple(wanted))
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        return math.isfinite(float(text or ""))
+    except ValueError:
+        return False
 
 
 def _yolo(root: Path) -> DataSet:
@@ -260,40 +272,3 @@ def _voc_boxes(path: Path) -> list[tuple[str, Box]]:
         return boxes
     except (ET.ParseError, ValueError) as error:
         raise CalibrationError(f"{path} is not a VOC annotation: {error}", hint="correct or remove the file") from None
-
-
-def _coco_file(root: Path) -> Path | None:
-    for path in sorted([*root.glob("*.json"), *(root / "annotations").glob("*.json")]):
-        with path.open("rb") as file:
-            head = file.read(1 << 16)
-        if b'"images"' in head or b'"annotations"' in head or b'"categories"' in head:
-            return path
-    return None
-
-
-def _coco(root: Path, path: Path) -> DataSet:
-    try:
-        data: dict[str, Any] = json.loads(path.read_bytes())
-        categories = sorted(data["categories"], key=lambda c: int(c["id"]))
-        index = {int(c["id"]): i for i, c in enumerate(categories)}
-        boxes: dict[int, list[Box]] = {int(i["id"]): [] for i in data["images"]}
-        for item in data["annotations"]:
-            x, y, w, h = (float(v) for v in item["bbox"])
-            crowd = bool(item.get("iscrowd", 0))
-            box = Box(index[int(item["category_id"])], x, y, x + w, y + h, ignore=crowd)
-            boxes[int(item["image_id"])].append(box)
-        files = {int(i["id"]): str(i["file_name"]) for i in data["images"]}
-        names = tuple(str(c["name"]) for c in categories)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CalibrationError(
-            f"{path} is not a COCO annotation file: {type(error).__name__} {error}",
-            hint="expected images[id, file_name], annotations[image_id, category_id, bbox], categories[id, name]",
-        ) from None
-    places = [root, root / "images", *(p for p in [*root.glob("*/"), *(root / "images").glob("*/")])]
-    samples = []
-    for key, name in files.items():
-        image = next((p / name for p in places if (p / name).is_file()), None)
-        if image is None:
-            raise CalibrationError(f"{path} names `{name}`, which is not in {root} or {root / 'images'}")
-        samples.append(Sample(image=image, boxes=tuple(boxes[key])))
-    return DataSet(root=root, kind="coco", samples=tuple(samples), names=names)

@@ -17,16 +17,19 @@ def draw(n: int, rounds: int = ROUNDS, seed: int = 0) -> Weights:
 
 
 def interval(
-    source: Callable[[Weights], NDArray[np.float64]], candidate: Callable[[Weights], NDArray[np.float64]], n: int
+    source: Callable[[Weights], NDArray[np.float64]],
+    candidate: Callable[[Weights], NDArray[np.float64]],
+    n: int,
+    tail: float = 0.025,
 ) -> tuple[float, float]:
-    """Return the 95 % interval of the drop `source - candidate` over paired draws of n images.
+    """Return the interval of the drop `source - candidate` over paired draws of n images; 95 % with the default tail.
 
-    Each callable maps (rounds, n) weights to the metric of each round.
+    Each callable maps (rounds, n) weights to the metric of each round; a round without a value is left out.
     """
     weights = draw(n)
     drops = source(weights) - candidate(weights)
     drops = drops[np.isfinite(drops)]
     if drops.size == 0:
         return 0.0, 0.0
-    low, high = np.quantile(drops, [0.025, 0.975])
+    low, high = np.quantile(drops, [tail, 1 - tail])
     return float(low), float(high)

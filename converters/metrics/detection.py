@@ -7,10 +7,13 @@ import io
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from converters.metrics.measured import MIN_SUPPORT, Measured, Part, at_one
 
 Rows = Mapping[str, NDArray[Any]]
 _QUIET = threading.Lock()
@@ -31,6 +34,7 @@ class Truth:
 class ClassMatches:
     """One class at IoU 0.5: detections by falling score (image, hit), ignored ones left out, and truths per image."""
 
+    class_id: int
     image: NDArray[np.int64]
     hit: NDArray[np.bool_]
     truths: NDArray[np.float64]
@@ -47,11 +51,39 @@ class Scores:
         total = np.zeros(len(weights))
         count = np.zeros(len(weights))
         for matches in self.matches:
-            precision = _weighted_ap(matches, weights)
+            precision = weighted_ap(matches, weights)
             known = np.isfinite(precision)
             total[known] += precision[known]
             count[known] += 1
         return np.asarray(np.divide(total, count, out=np.full(len(weights), np.nan), where=count > 0))
+
+
+def measure(truths: Sequence[Truth], rows: Rows, classes: int, names: Sequence[str], *, labelled: bool) -> Measured:
+    """Return mAP50 with mAP50-95 beside it and AP50 of each class that has at least 5 truths."""
+    found = evaluate(truths, rows, classes)
+    parts = []
+    for matches in found.matches:
+        if matches.truths.sum() >= MIN_SUPPORT:
+            own = partial(weighted_ap, matches)
+            name = names[matches.class_id] if matches.class_id < len(names) else str(matches.class_id)
+            parts.append(
+                Part(
+                    kind="class",
+                    name=name,
+                    measure="AP50",
+                    value=at_one(own, len(truths)),
+                    n=int(matches.truths.sum()),
+                    of_weights=own,
+                )
+            )
+    return Measured(
+        name="mAP50" if labelled else "agreement mAP50",
+        value=found.map50,
+        n=len(truths),
+        more={"mAP50-95": found.map50_95},
+        of_weights=found.map50_of,
+        parts=tuple(parts),
+    )
 
 
 def evaluate(truths: Sequence[Truth], rows: Rows, classes: int) -> Scores:
@@ -138,10 +170,10 @@ def _matches(run: Any, images: int, classes: int) -> Any:
         if truths.sum() == 0:
             continue
         order = np.argsort(-np.concatenate(scores), kind="mergesort")
-        yield ClassMatches(np.concatenate(image_ids)[order], np.concatenate(hits)[order], truths)
+        yield ClassMatches(index, np.concatenate(image_ids)[order], np.concatenate(hits)[order], truths)
 
 
-def _weighted_ap(matches: ClassMatches, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def weighted_ap(matches: ClassMatches, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the 101-point average precision for each row of image weights; NaN where no truth was drawn."""
     total = weights @ matches.truths
     out = np.where(total > 0, 0.0, np.nan)

@@ -74,24 +74,37 @@ def test_the_interval_of_a_drop_is_paired():
     assert bootstrap.interval(same, same, 200) == (0.0, 0.0)
 
 
-def test_scores_that_are_one_value_are_refused_whatever_the_drop():
-    source = {"low": [0.0, 0.0], "high": [0.9, 0.8]}
+def moved(low, high, name: str = "scores") -> dict:
+    return {name: {"low": low, "high": high}}
 
-    assert "every class score is 0.5" in scores.collapse(source, {"low": [0.5, 0.5], "high": [0.5, 0.5]}, ())
-    assert "no class score changes" in scores.collapse(source, {"low": [0.5, 0.1], "high": [0.5, 0.1]}, ())
+
+def test_scores_that_are_one_value_are_refused_whatever_the_drop():
+    source = moved([0.0, 0.0], [0.9, 0.8])
+
+    assert "every class score is 0.5" in scores.collapse(source, moved([0.5, 0.5], [0.5, 0.5]), ())
+    assert "no class score changes" in scores.collapse(source, moved([0.5, 0.1], [0.5, 0.1]), ())
 
 
 def test_one_class_that_stands_still_is_named():
-    source = {"low": [0.0, 0.0], "high": [0.9, 0.8]}
-    message = scores.collapse(source, {"low": [0.0, 0.1], "high": [0.9, 0.101]}, ("cat", "dog"))
+    source = moved([0.0, 0.0], [0.9, 0.8])
+    message = scores.collapse(source, moved([0.0, 0.1], [0.9, 0.101]), ("cat", "dog"))
 
     assert message == "the scores of 1 class(es) stand still over the golden set: dog"
 
 
-def test_scores_that_move_as_in_the_source_pass():
-    source = {"low": [0.0, 0.0, 0.0], "high": [0.9, 0.8, 0.001]}
+def test_an_objectness_an_embedding_or_a_value_that_stands_still_is_a_collapse_too():
+    for name, words in (
+        ("objectness", "every objectness is 0"),
+        ("embedding", "every embedding value is 0"),
+        ("values", "every regressed value is 0"),
+    ):
+        assert words in scores.collapse(moved([0.0], [1.0], name), moved([0.0], [0.0], name), ())
 
-    assert scores.collapse(source, {"low": [0.0, 0.0, 0.0], "high": [0.85, 0.7, 0.0]}, ()) is None
+
+def test_scores_that_move_as_in_the_source_pass():
+    source = moved([0.0, 0.0, 0.0], [0.9, 0.8, 0.001])
+
+    assert scores.collapse(source, moved([0.0, 0.0, 0.0], [0.85, 0.7, 0.0]), ()) is None
 
 
 def data(names=(), ids=(0, 1), kind="classes") -> DataSet:
