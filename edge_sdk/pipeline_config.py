@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from edge_sdk.config import parse, read_toml
 from edge_sdk.errors import ConfigError, UsageError
 from edge_sdk.parsing import read_dataclass, write_dataclass
+from edge_sdk.registry import near_miss
 from edge_sdk.sinks import sinks
 from edge_sdk.sinks.uri import place, sink_name
 from edge_sdk.sources import sources
 from edge_sdk.sources.uri import file_path, kind_of, redact
-from edge_sdk.stage_params import STEP_PARAMS
+from edge_sdk.stage_params import STEP_PARAMS, CropParams
 
 TASK_OF_KIND: Mapping[str, str] = {
     "detect": "detection",
@@ -61,12 +62,27 @@ class StageConfig:
 
     `kind` of a model may be left out (the artifact knows its task), `model = "slot"` is filled in by the agent. A
     model's `params` override the decoder's, such as `score = 0.4`; those of a step are in `edge_sdk.stage_params`.
+
+    Args:
+        every: infer each so many frames; in between the tracker moves the boxes on, without one the answer stands.
+        roi: the part of the frame that the model sees, pixels of the upright frame: two corners of a rectangle, or a
+            polygon, outside of which it sees black; none means the whole frame.
+        after: the name of the detector whose boxes are cut out for this, a second model.
+        crop: how they are cut out.
+        shadow: an artifact that answers some of the frames too, off the frame path, to be compared.
+        shadow_every: one frame (or crop) in so many.
     """
 
     name: str | None = None
     kind: Kind | None = None
     model: str = SLOT
     params: dict[str, Any] = field(default_factory=dict)
+    every: int = field(default=1, metadata={"min": 1, "max": 100000})
+    roi: tuple[tuple[float, ...], ...] = ()
+    after: str | None = None
+    crop: CropParams | None = None
+    shadow: str | None = None
+    shadow_every: int = field(default=20, metadata={"min": 1, "max": 1000000})
 
     @property
     def is_step(self) -> bool:
@@ -74,8 +90,16 @@ class StageConfig:
         return self.kind in STEP_PARAMS
 
     @property
+    def is_first(self) -> bool:
+        """Whether it is the model that sees the frames."""
+        return not self.is_step and self.after is None
+
+    @property
     def label(self) -> str:
         return self.name or self.kind or "model"
+
+
+_PLAIN = {f.name: f.default for f in fields(StageConfig)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,14 +148,23 @@ class PipelineConfig:
     def problems(self) -> list[str]:
         """Return one line for each value that cannot work, without opening anything."""
         found: list[str] = []
-        models = sum(not s.is_step for s in self.stages)
+        models = [s for s in self.stages if s.is_first]
         if not models:
             found.append("stage: missing, a pipeline has one `[[stage]]` with a model")
-        elif models > 1:
-            found.append(f"stage: expected one `[[stage]]` with a model, found {models}")
+        elif len(models) > 1:
+            found.append(
+                f"stage: expected one `[[stage]]` with a model, found {len(models)}; one that works on the boxes of "
+                "another names it in `after`"
+            )
+        seconds: list[str] = []
         for i, stage in enumerate(self.stages):
             if stage.is_step:
-                found += _step_problems(stage, f"stage[{i}]")
+                found += _step_problems(stage, f"stage[{i}]", seconds)
+            elif stage.is_first:
+                found += first_problems(stage, f"stage[{i}]")
+            else:
+                found += _second_problems(stage, f"stage[{i}]", models[0].label if models else "detect")
+                seconds.append(stage.label)
         found += _try("source.uri", lambda: sources().plugin(kind_of(self.source.uri)))
         for i, sink in enumerate(self.sinks):
             found += _try(f"sink[{i}].uri", lambda uri=sink.uri: sinks().plugin(sink_name(uri)))
@@ -144,9 +177,7 @@ class PipelineConfig:
         source = self.source
         if kind_of(source.uri) in ("video", "images"):
             source = replace(source, uri=str(folder / file_path(source.uri)))
-        stages = tuple(
-            s if s.is_step or s.model == SLOT else replace(s, model=str(folder / s.model)) for s in self.stages
-        )
+        stages = tuple(_stage_from(folder, s) for s in self.stages)
         sinks_ = tuple(replace(s, uri=_sink_from(folder, s.uri)) for s in self.sinks)
         return replace(self, source=source, stages=stages, sinks=sinks_)
 
@@ -157,13 +188,20 @@ class PipelineConfig:
 
     @property
     def model_stage(self) -> StageConfig:
-        """The stage with the model."""
-        return next(s for s in self.stages if not s.is_step)
+        """The stage with the model that sees the frames."""
+        return next(s for s in self.stages if s.is_first)
 
     @property
     def steps(self) -> tuple[StageConfig, ...]:
-        """The stages without one, in order."""
-        return tuple(s for s in self.stages if s.is_step)
+        """The stages around it, in order: those without a model and second models."""
+        return tuple(s for s in self.stages if not s.is_first)
+
+
+def _stage_from(folder: Path, stage: StageConfig) -> StageConfig:
+    if stage.is_step:
+        return stage
+    shadow = None if stage.shadow is None else str(folder / stage.shadow)
+    return replace(stage, model=stage.model if stage.model == SLOT else str(folder / stage.model), shadow=shadow)
 
 
 def _sink_from(folder: Path, uri: str) -> str:
@@ -171,11 +209,42 @@ def _sink_from(folder: Path, uri: str) -> str:
     return f"{name}:{folder / rest}" if sinks().plugin(name).capabilities.get("file") else uri
 
 
-def _step_problems(stage: StageConfig, path: str) -> list[str]:
+def _step_problems(stage: StageConfig, path: str, seconds: Sequence[str]) -> list[str]:
+    """Return what is wrong with a stage without a model; `seconds` are the second models before it."""
     _, wrong = read_dataclass(stage.params, STEP_PARAMS[str(stage.kind)])
     found = [f"{path}.params.{line}" for line in wrong]
     if stage.model != SLOT:
         found.append(f"{path}.model: a `{stage.kind}` stage has no model")
+    for key in ("every", "roi", "after", "crop", "shadow", "shadow_every"):
+        if getattr(stage, key) != _PLAIN[key]:
+            found.append(f"{path}.{key}: belongs to a stage with a model, this one is `{stage.kind}`")
+    for key in ("where", "where_not"):
+        named = stage.params.get(key)
+        for name in named if isinstance(named, Mapping) else ():
+            if name not in seconds and "model" not in seconds:
+                hint = near_miss(str(name), seconds) or "put a stage with `after` and that name before it"
+                found.append(f"{path}.params.{key}.{name}: no second model `{name}` before it, {hint}")
+    return found
+
+
+def first_problems(stage: StageConfig, path: str) -> list[str]:
+    """Return what is wrong with the stage whose model sees the frames."""
+    found = [] if stage.crop is None else [f"{path}.crop: belongs to a second model, one with `after`"]
+    if len(stage.roi) == 1 or any(len(point) != 2 for point in stage.roi):
+        found.append(f"{path}.roi: expected [x, y] points, two corners of a rectangle or at least three of a polygon")
+    return found
+
+
+def _second_problems(stage: StageConfig, path: str, first: str) -> list[str]:
+    found = []
+    if stage.after != first:
+        found.append(f"{path}.after: no model `{stage.after}` before it, the one that sees the frames is `{first}`")
+    if stage.model == SLOT:
+        found.append(f"{path}.model: missing, a second model is named; only the first comes from a slot")
+    if stage.every != 1:
+        found.append(f"{path}.every: a second model answers when the first does, `crop.refresh_frames` spares it more")
+    if stage.roi:
+        found.append(f"{path}.roi: a second model sees boxes, give the region to `{first}`")
     return found
 
 

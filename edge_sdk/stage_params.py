@@ -49,6 +49,32 @@ class TrackParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CropParams:
+    """What a second model is told about the boxes that are cut out for it.
+
+    Args:
+        classes: labels of the detector that are cut out; none means all.
+        min_score: score from which a detection is cut out.
+        pad: share of its size by which a box is grown on each side; the crop ends at the frame's border.
+        square: True grows the shorter side to the longer one, so that a model that stretches its input sees the true
+            proportions.
+        min_size: pixels; a box whose visible part has a shorter side below it is not cut out.
+        max_per_frame: how many boxes of a frame are cut out, those without an answer first, then the oldest answers.
+        refresh_frames: a tracked object keeps its answer for so many inferred frames; 1 asks in each of them.
+        refresh_below: an answer with a lower score is asked for again in the next frame.
+    """
+
+    classes: tuple[str, ...] = ()
+    min_score: float = field(default=0.0, metadata={"min": 0, "max": 1})
+    pad: float = field(default=0.0, metadata={"min": 0, "max": 4})
+    square: bool = False
+    min_size: int = field(default=8, metadata={"min": 1, "max": 100000})
+    max_per_frame: int = field(default=16, metadata={"min": 1, "max": 1000})
+    refresh_frames: int = field(default=1, metadata={"min": 1, "max": 100000})
+    refresh_below: float = field(default=0.0, metadata={"min": 0, "max": 1})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ZoneParams:
     """What a zone is told.
 
@@ -56,6 +82,8 @@ class ZoneParams:
         polygon: corners in pixels of the upright frame, at least three; the border belongs to the zone.
         classes: labels that count; none means all.
         min_score: score from which a detection counts.
+        where: labels by the name of a second model; only objects that it gave one of them count.
+        where_not: labels by the name of a second model; only objects that it answered without any of them count.
         anchor: the point of the box that must be inside.
         min_frames: frames in a row inside before `zone_enter`, and outside before `zone_leave`.
         dwell_s: seconds inside at which a `zone_dwell` event is sent, each once a visit.
@@ -65,6 +93,8 @@ class ZoneParams:
     polygon: tuple[tuple[float, ...], ...]
     classes: tuple[str, ...] = ()
     min_score: float = field(default=0.0, metadata={"min": 0, "max": 1})
+    where: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    where_not: dict[str, tuple[str, ...]] = field(default_factory=dict)
     anchor: Anchor = Anchor.BOTTOM
     min_frames: int = field(default=2, metadata={"min": 1, "max": 1000})
     dwell_s: tuple[float, ...] = ()
@@ -85,6 +115,8 @@ class LineParams:
             for a line drawn from left to right).
         classes: labels that count; none means all.
         min_score: score from which a detection counts.
+        where: labels by the name of a second model; only objects that it gave one of them count.
+        where_not: labels by the name of a second model; only objects that it answered without any of them count.
         anchor: the point of the box that must cross.
         margin: pixels beyond the line that an object must reach before it counts, so that one that stands on the line
             is not counted again and again.
@@ -95,6 +127,8 @@ class LineParams:
     end: tuple[float, ...]
     classes: tuple[str, ...] = ()
     min_score: float = field(default=0.0, metadata={"min": 0, "max": 1})
+    where: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    where_not: dict[str, tuple[str, ...]] = field(default_factory=dict)
     anchor: Anchor = Anchor.CENTER
     margin: float = field(default=4.0, metadata={"min": 0, "max": 10000})
     lost_s: float = field(default=2.0, metadata={"min": 0, "max": 3600})
@@ -107,6 +141,8 @@ class AlertParams:
     Args:
         classes: labels that count; none means all.
         min_score: score from which a detection counts.
+        where: labels by the name of a second model; only objects that it gave one of them count.
+        where_not: labels by the name of a second model; only objects that it answered without any of them count.
         min_count: how many must be there at once.
         min_frames: in how many of the last `window_frames` frames.
         window_frames: 0 means `min_frames`: all of them in a row.
@@ -117,6 +153,8 @@ class AlertParams:
 
     classes: tuple[str, ...] = ()
     min_score: float = field(default=0.5, metadata={"min": 0, "max": 1})
+    where: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    where_not: dict[str, tuple[str, ...]] = field(default_factory=dict)
     min_count: int = field(default=1, metadata={"min": 1, "max": 100000})
     min_frames: int = field(default=3, metadata={"min": 1, "max": 10000})
     window_frames: int = field(default=0, metadata={"min": 0, "max": 10000})

@@ -98,7 +98,7 @@ class TiledModel:
         for x, y, tile in feeds:
             tensors, geometry = self._model.prepare(tile)
             part = self._model.decode(self._model.infer(tensors), geometry)
-            found.append(_moved(part, x, y))
+            found.append(part.moved(x, y))
         return found
 
     def decode(self, outputs: list[Detections], geometry: None) -> Detections:  # noqa: ARG002
@@ -110,11 +110,6 @@ class TiledModel:
 
     def close(self) -> None:
         self._model.close()
-
-
-def _moved(found: Detections, x: int, y: int) -> Detections:
-    keypoints = None if found.keypoints is None else found.keypoints + np.array([x, y], np.float32)
-    return replace(found, xyxy=found.xyxy + np.array([x, y, x, y], np.float32), keypoints=keypoints)
 
 
 def _joined(parts: list[Detections]) -> Detections:

@@ -77,10 +77,10 @@ class AgentConfig:
         if slots.factory is not None:
             slots = replace(slots, factory=folder / slots.factory)
         config = replace(config, state_dir=folder / config.state_dir, pipeline=folder / config.pipeline, slots=slots)
-        fixed = [s.model for s in PipelineConfig.from_toml(config.pipeline).stages if s.model != SLOT]
-        if fixed:
+        fixed = PipelineConfig.from_toml(config.pipeline).model_stage.model
+        if fixed != SLOT:
             raise ConfigError(
-                f'{config.pipeline}: stage model is `{fixed[0]}`, under an agent it must be "slot"',
+                f'{config.pipeline}: stage model is `{fixed}`, under an agent it must be "slot"',
                 hint="name the artifact as `factory` in `[slots]` of agent.toml to run it from the start",
             )
         return config

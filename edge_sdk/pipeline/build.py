@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import cv2
 
@@ -12,29 +13,22 @@ from edge_sdk import sinks as sink_table
 from edge_sdk import sources as source_table
 from edge_sdk.artifact import Artifact
 from edge_sdk.errors import UsageError
+from edge_sdk.pipeline.cascade import Cascade
 from edge_sdk.pipeline.feeds import Feed, LiveFeed, PullFeed
-from edge_sdk.pipeline.models import (
-    ModelSet,
-    ModelSlot,
-    StageModel,
-    frame_threads,
-    load_models,
-    self_test,
-    single_model,
-)
+from edge_sdk.pipeline.models import ModelSet, ModelSlot, frame_threads, self_test
 from edge_sdk.pipeline.observe import Observer
 from edge_sdk.pipeline.report import Report
 from edge_sdk.pipeline.run import Run
+from edge_sdk.pipeline.second import ArtifactLike, load, open_second, open_shadow
+from edge_sdk.pipeline.shadow import Shadow
 from edge_sdk.pipeline.stages import Stages
-from edge_sdk.pipeline.steps import build
+from edge_sdk.pipeline.steps import Around, Steps, build
 from edge_sdk.pipeline_config import KIND_OF_TASK, SLOT, PipelineConfig, StageConfig
 from edge_sdk.rules import Decision, Trace
 from edge_sdk.sinks.base import FrameResult, Sink
 from edge_sdk.sources.base import Source
 from edge_sdk.sources.paced import Paced
 from edge_sdk.sources.uri import redact
-
-ArtifactLike: TypeAlias = str | Path | Artifact | StageModel
 
 
 class Pipeline(Stages):
@@ -72,8 +66,6 @@ class Pipeline(Stages):
         self._retry_source = retry_source
         self._resume = resume
         self._stall_s = stall_s
-        self._stage: StageConfig | None = None
-        self._artifact: ArtifactLike | None = None
         self._focus_s: float | None = None
         self._sinks: list[tuple[str, Sink | None, dict[str, Any]]] = []
         self._observers: list[Observer] = []
@@ -102,25 +94,13 @@ class Pipeline(Stages):
                 f"stage `{stage.label}` takes its model from a slot",
                 hint="run it with `edge agent`, or name an artifact in `model`",
             )
-        pipe._set_stage(stage.kind, stage.model, stage.name, stage.params)
+        pipe._set_stage(stage, stage.model, stage.shadow)
         pipe.steps(config.steps)
         for sink in config.sinks:
             pipe._sinks.append((sink.uri, None, sink.params))
         return pipe
 
     # -- building ------------------------------------------------------------------------------------------------
-
-    def detect(self, artifact: ArtifactLike, *, name: str = "detect", **params: Any) -> Pipeline:
-        """Find objects with `artifact`; `params` override its decoder's, such as `score=0.4`."""
-        return self._set_stage("detect", artifact, name, params)
-
-    def classify(self, artifact: ArtifactLike, *, name: str = "classify", **params: Any) -> Pipeline:
-        """Classify whole frames with `artifact`."""
-        return self._set_stage("classify", artifact, name, params)
-
-    def stage(self, artifact: ArtifactLike, *, name: str | None = None, **params: Any) -> Pipeline:
-        """Run `artifact`, whatever its task."""
-        return self._set_stage(None, artifact, name, params)
 
     def sink(self, sink: str | Sink, **options: Any) -> Pipeline:
         """Send results to a sink, such as `jsonl:out.jsonl`, `video:out.mp4` or `mqtt://host/topic`."""
@@ -156,6 +136,7 @@ class Pipeline(Stages):
             source = Paced(source)
         sinks = self._make_sinks(source, live=policy == "latest")
         workers, models = self._load(live=live or policy == "latest")
+        steps, shadow = self._around(models, source)
         waiting: list[Source] = [source]
 
         def feed(run: Run) -> Feed:
@@ -169,24 +150,13 @@ class Pipeline(Stages):
                 retry_first=self._retry_source,
             )
 
-        stage, task = self._stage, models.models[0].manifest.task
-        try:
-            steps = build(
-                self._steps,
-                task=task,
-                labels=models.models[0].labels,
-                fps=source.fps,
-                trace=Trace(focus_s=self._focus_s),
-            )
-        except BaseException:
-            models.close()
-            raise
+        kind = self._kind(models)
         run = Run(
             feed,
             ModelSlot(models),
             steps=steps,
-            stage=stage.name or KIND_OF_TASK.get(task, task),
-            kind=stage.kind or KIND_OF_TASK.get(task, task),
+            stage=self._stage.name or kind,
+            kind=kind,
             workers=workers,
             sinks=sinks,
             observers=self._observers,
@@ -196,6 +166,7 @@ class Pipeline(Stages):
             frames=frames,
             single=not getattr(source, "prompt", False),
             warnings=getattr(source, "warnings", tuple) if frames is None else tuple,
+            shadow=shadow,
         )
         self._run = run
         try:
@@ -272,22 +243,30 @@ class Pipeline(Stages):
             UsageError: the pipeline has no such stage.
         """
         run = self._running()
-        if stage not in (run.stage, self._stage.name if self._stage else None):
-            raise UsageError(f"the pipeline has no stage `{stage}`", hint=f"its stage is `{run.stage}`")
-        params = self._stage.params if self._stage else {}
-        count = len(run.slot.current.models)
-        if isinstance(artifact, (str, Path, Artifact)):
-            models = load_models(artifact, count=count, kind=run.kind, params=params, test=True)
-        else:
-            models = single_model(artifact, run.kind)
-            if count != 1:
-                raise UsageError(f"{count} frame threads need {count} models", hint="swap to a path or an Artifact")
+        second = next((s for s in run.steps.seconds if s.name == stage), None)
+        if second is None and (self._stage is None or stage not in (run.stage, self._stage.name)):
+            known = ", ".join(f"`{name}`" for name in (run.stage, *(s.name for s in run.steps.seconds)))
+            raise UsageError(f"the pipeline has no stage `{stage}`", hint=f"stages with a model: {known}")
+        kind, slot = (run.kind, run.slot) if second is None else (second.kind, second.slot)
+        config = self._stage if second is None else second.config
+        assert config is not None
+        count = len(slot.current.models)
+        if count != 1 and not isinstance(artifact, (str, Path, Artifact)):
+            raise UsageError(f"{count} frame threads need {count} models", hint="swap to a path or an Artifact")
+        models = load(artifact, count=count, kind=kind, params=config.params, test=True, roi=config.roi)
         try:
-            run.steps.check(models.models[0].labels)
+            labels = models.models[0].labels
+            if second is None:
+                run.steps.check(labels)
+            else:
+                run.steps.check(run.slot.current.models[0].labels, {second.name: labels})
         except UsageError:
             models.close()
             raise
-        run.slot.replace(models)
+        slot.replace(models)
+        if second is not None:
+            run.swaps += 1
+            return models.describe()
         run.swaps += 1
         self._artifact = artifact
         return models.describe()
@@ -342,29 +321,57 @@ class Pipeline(Stages):
         return self._run.busy(now) if self._run is not None else ("load", 0.0)
 
     def describe(self) -> dict[str, Any]:
-        """Return stage, kind and model of what runs."""
+        """Return stage, kind and model of what runs on the frames."""
         run = self._running()
         return {"name": run.stage, "kind": run.kind} | run.slot.current.describe()
 
+    def models(self) -> list[dict[str, Any]]:
+        """Return stage, kind and model of every model that runs, the one on the frames first."""
+        seconds = self._running().steps.seconds
+        return [self.describe(), *({"name": s.name, "kind": s.kind} | s.slot.current.describe() for s in seconds)]
+
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _set_stage(self, kind: Any, artifact: ArtifactLike, name: str | None, params: dict[str, Any]) -> Pipeline:
-        self._not_running("add a stage")
-        if self._stage is not None:
-            raise UsageError("the pipeline has a stage already", hint="one pipeline runs one model")
-        self._stage = StageConfig(name=name, kind=kind, params=dict(params))
-        self._artifact = artifact
-        return self
+    def _kind(self, models: ModelSet) -> str:
+        assert self._stage is not None
+        task = models.models[0].manifest.task
+        return self._stage.kind or KIND_OF_TASK.get(task, task)
 
     def _load(self, *, live: bool) -> tuple[int, ModelSet]:
         assert self._artifact is not None
         assert self._stage is not None
-        if not isinstance(self._artifact, (str, Path, Artifact)):
-            return 1, single_model(self._artifact, self._stage.kind)
-        artifact = self._artifact if isinstance(self._artifact, Artifact) else Artifact.open(self._artifact)
+        stage, artifact = self._stage, self._artifact
+        if not isinstance(artifact, (str, Path, Artifact)):
+            return 1, load(artifact, count=1, kind=stage.kind, params=stage.params, roi=stage.roi)
+        artifact = artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
         workers = self._workers or frame_threads(artifact, live=live)
-        models = load_models(artifact, count=workers, kind=self._stage.kind, params=self._stage.params, test=False)
-        return workers, models
+        return workers, load(artifact, count=workers, kind=stage.kind, params=stage.params, roi=stage.roi)
+
+    def _around(self, models: ModelSet, source: Source) -> tuple[Steps, Shadow | None]:
+        """Build the stages around the model; what cannot be built closes it."""
+        assert self._stage is not None
+        stage, first = self._stage, models.models[0]
+        kind = self._kind(models)
+        places = iter(i for i, config in enumerate(self._steps) if config.after is not None)
+
+        def second(config: StageConfig, trace: Trace) -> Cascade:
+            return open_second(config, *self._artifacts[next(places)], trace)
+
+        around = Around(
+            stage=stage.name or kind,
+            task=first.manifest.task,
+            labels=first.labels,
+            fps=source.fps,
+            every=stage.every,
+            second=second,
+        )
+        configs = [replace(c, after=around.stage) if c.after == stage.label else c for c in self._steps]
+        try:
+            steps = build(configs, around, Trace(focus_s=self._focus_s))
+        except BaseException:
+            models.close()
+            raise
+        return steps, open_shadow(around.stage, kind, stage, self._shadow)
 
     def _make_again(self, policy: str) -> Source:
         source = self._make_source()

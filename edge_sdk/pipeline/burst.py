@@ -13,7 +13,7 @@ from typing import Any
 
 from edge_sdk.errors import NonFiniteError
 from edge_sdk.pipeline.models import ModelSet
-from edge_sdk.sinks.base import FrameResult
+from edge_sdk.sinks.base import FrameResult, Origin
 from edge_sdk.sources.base import Frame
 
 MAX_FRAMES = 8
@@ -23,12 +23,12 @@ MAX_S = 0.1
 
 @dataclass(slots=True)
 class Taken:
-    """A frame on its way: `seq` is its place in the order, `moved` says that it needs inference."""
+    """A frame on its way: `seq` is its place in the order, `origin` says whether it needs inference."""
 
     seq: int
     frame: Frame
     decode_s: float
-    moved: bool
+    origin: Origin
     feeds: Any = None
     geometry: Any = None
     outputs: Any = None
@@ -56,9 +56,9 @@ def answer(taken: Sequence[Taken], models: ModelSet, i: int, note: Callable[[], 
     together = len(taken) > 1 and getattr(model, "keeps_outputs", False)
     for one in taken:
         note()
-        if not one.moved:
+        if one.origin is not Origin.INFERRED:
             age_ms = (time.monotonic() - one.frame.captured_s) * 1000.0
-            one.item = FrameResult(one.frame, None, digest, age_ms, 0.0, gated=True)  # type: ignore[arg-type]
+            one.item = FrameResult(one.frame, None, digest, age_ms, 0.0, origin=one.origin)  # type: ignore[arg-type]
             continue
         _guard(one, _prepare, model, together)
         if not together:
@@ -73,7 +73,7 @@ def answer(taken: Sequence[Taken], models: ModelSet, i: int, note: Callable[[], 
 
 def _guard(one: Taken, phase: Callable[[Taken, Any, Any], None], model: Any, argument: Any) -> None:
     """Run a phase unless the frame is done for, and keep what it raises."""
-    if one.failure is not None or not one.moved:
+    if one.failure is not None or one.origin is not Origin.INFERRED:
         return
     try:
         phase(one, model, argument)

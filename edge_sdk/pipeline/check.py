@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from edge_sdk import sinks as sink_table
 from edge_sdk import sources as source_table
 from edge_sdk.artifact import Artifact
+from edge_sdk.pipeline.cascade import Cascade
 from edge_sdk.pipeline.models import load_models, self_test
-from edge_sdk.pipeline.steps import build
-from edge_sdk.pipeline_config import SLOT, PipelineConfig
+from edge_sdk.pipeline.second import open_second
+from edge_sdk.pipeline.steps import Around, build
+from edge_sdk.pipeline_config import KIND_OF_TASK, SLOT, PipelineConfig, StageConfig
+from edge_sdk.roi import check_roi
+from edge_sdk.rules import Trace
 from edge_sdk.sources.base import read
 from edge_sdk.sources.uri import redact
 
 
 def check(pipeline: Mapping[str, Any]) -> dict[str, Any]:
-    """Read one frame, load the model, run its self-test and build the sinks without opening them.
+    """Read one frame, load the models, run their self-tests and build the sinks without opening them.
 
     Raises:
         EdgeError: the first thing that does not work.
@@ -25,27 +30,21 @@ def check(pipeline: Mapping[str, Any]) -> dict[str, Any]:
     source = source_table.create(config.source.uri, config.source.params)
     for sink in config.sinks:
         sink_table.create(sink.uri, sink.params)
-    stages = []
-    for stage in config.stages:
-        if stage.is_step:
-            continue
-        if stage.model == SLOT:
-            stages.append({"name": stage.label, "model": SLOT, "selftests": 0})
-            continue
-        artifact = Artifact.open(stage.model)
-        models = load_models(artifact, count=1, kind=stage.kind, params=stage.params, test=False)
-        try:
-            steps = build(config.steps, task=artifact.manifest.task, labels=models.models[0].labels, fps=source.fps)
-        finally:
-            models.close()
-        tests = self_test(artifact)
-        stages.append({"name": stage.label, "model": artifact.sha256, "selftests": len(tests)})
-        stages += [{"name": s["name"], "kind": s["kind"]} for s in steps.describe()]
+    first = config.model_stage
+    stages: list[dict[str, Any]] = []
+    if first.model == SLOT:
+        stages.append({"name": first.label, "model": SLOT, "selftests": 0})
+        stages += [_tested(s.label, s.model) for s in config.steps if s.after is not None]
+    else:
+        stages += _around(first, config, source.fps)
+    stages += [_tested(f"{s.label}, shadow", s.shadow) for s in config.stages if s.shadow is not None]
     source.open()
     try:
         frame = read(source)
     finally:
         source.close()
+    if first.roi and frame is not None:
+        check_roi(first.roi, frame.image.shape[1], frame.image.shape[0])
     size = None if frame is None else [frame.image.shape[1], frame.image.shape[0]]
     return {
         "ok": True,
@@ -53,3 +52,32 @@ def check(pipeline: Mapping[str, Any]) -> dict[str, Any]:
         "stages": stages,
         "sinks": [redact(s.uri) for s in config.sinks],
     }
+
+
+def _tested(name: str, path: str) -> dict[str, Any]:
+    """Run an artifact's self-test."""
+    artifact = Artifact.open(path)
+    return {"name": name, "model": artifact.sha256, "selftests": len(self_test(artifact))}
+
+
+def _around(first: StageConfig, config: PipelineConfig, fps: float | None) -> list[dict[str, Any]]:
+    """Load the model and build what is around it; return what there is to say about each stage."""
+    artifact = Artifact.open(first.model)
+    models = load_models(artifact, count=1, kind=first.kind, params=first.params, test=False, roi=first.roi)
+    name = first.name or KIND_OF_TASK.get(artifact.manifest.task, artifact.manifest.task)
+    tested: dict[str, dict[str, Any]] = {}
+
+    def second(stage: StageConfig, trace: Trace) -> Cascade:
+        cascade = open_second(stage, stage.model, None, trace)
+        tested[cascade.name] = _tested(cascade.name, stage.model)
+        return cascade
+
+    around = Around(stage=name, task=artifact.manifest.task, labels=models.models[0].labels, fps=fps, second=second)
+    configs = [replace(c, after=name) if c.after == first.label else c for c in config.steps]
+    try:
+        steps = build(configs, around)
+    finally:
+        models.close()
+    steps.close()
+    rows = [tested.get(s["name"], {"name": s["name"], "kind": s["kind"]}) for s in steps.describe()]
+    return [_tested(first.label, first.model), *rows]

@@ -45,16 +45,11 @@ class Ledger:
         """Count a frame that has its answer and what its phases took, in seconds."""
         with self._lock:
             self._tally.processed += 1
-            if not item.gated:
+            if item.inferred:
                 self._tally.add_latency(item.model, item.latency_ms)
             self._tally.age.add(item.age_ms)
             for name, seconds in times.items():
                 self._tally.stage_s[name] += seconds
-
-    def withdrawn(self) -> None:
-        """Count one answer less."""
-        with self._lock:
-            self._tally.processed -= 1
 
     def found(self, item: FrameResult) -> None:
         """Note what an answer says; called by one thread at a time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from edge_sdk.artifact import Artifact, check_golden
 from edge_sdk.config import parse
 from edge_sdk.errors import ArtifactError, ConfigError, UsageError
 from edge_sdk.pipeline_config import TASK_OF_KIND
+from edge_sdk.roi import RoiModel
 from edge_sdk.sources.base import Image
 from edge_sdk.stage_params import TilesParams
 from edge_sdk.tiling import TiledModel
@@ -104,7 +105,15 @@ class ModelSlot:
         self._current.close()
 
 
-def load_models(artifact: Any, *, count: int, kind: str | None, params: Mapping[str, Any], test: bool) -> ModelSet:
+def load_models(
+    artifact: Any,
+    *,
+    count: int,
+    kind: str | None,
+    params: Mapping[str, Any],
+    test: bool,
+    roi: Sequence[Sequence[float]] = (),
+) -> ModelSet:
     """Open `artifact` (a path or an Artifact) `count` times, each warm; with `test`, run its golden inputs first.
 
     Raises:
@@ -117,10 +126,10 @@ def load_models(artifact: Any, *, count: int, kind: str | None, params: Mapping[
     models: list[StageModel] = []
     try:
         for i in range(count):
-            model = _open(opened, params)
+            model = _open(opened, params, roi)
             models.append(model)
             if i == 0 and test:
-                self_test(opened, model if not params else None)
+                self_test(opened, model if not params and not roi else None)
             model.warm()
     except BaseException:
         for model in models:
@@ -129,15 +138,15 @@ def load_models(artifact: Any, *, count: int, kind: str | None, params: Mapping[
     return ModelSet(tuple(models))
 
 
-def _open(artifact: Artifact, params: Mapping[str, Any]) -> StageModel:
-    """Open one model with a stage's params: those of its decoder, and `tiles`."""
+def _open(artifact: Artifact, params: Mapping[str, Any], roi: Sequence[Sequence[float]]) -> StageModel:
+    """Open one model with a stage's params: those of its decoder, and `tiles`; `roi` is what it sees of a frame."""
     own = dict(params)
     tiles = own.pop("tiles", None)
     model: StageModel = artifact.load(decoder_params=own or None)
-    if tiles is None:
-        return model
     try:
-        return TiledModel(model, parse(tiles, TilesParams, where="params.tiles"))
+        if tiles is not None:
+            model = TiledModel(model, parse(tiles, TilesParams, where="params.tiles"))
+        return RoiModel(model, roi) if roi else model
     except BaseException:
         model.close()
         raise

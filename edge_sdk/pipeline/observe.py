@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from edge_sdk.sinks.base import FrameResult
 
@@ -27,6 +27,12 @@ class Observer(Protocol):
     def close(self) -> None: ...
 
 
+class MetricObserver(Observer, Protocol):
+    """An observer that also takes metrics: plain JSON with `name` (`second`, `shadow`), `stage` and `model`."""
+
+    def on_metric(self, metric: dict[str, Any]) -> None: ...
+
+
 class Observers:
     """Calls each observer; one that raises is logged and the others go on."""
 
@@ -46,10 +52,13 @@ class Observers:
     def on_drop(self, cause: str, n: int) -> None:
         self._each(lambda o: o.on_drop(cause, n))
 
+    def on_metric(self, metric: dict[str, Any]) -> None:
+        self._each(lambda o: o.on_metric(metric) if hasattr(o, "on_metric") else None)
+
     def close(self) -> None:
         self._each(lambda o: o.close())
 
-    def _each(self, call: Callable[[Observer], None]) -> None:
+    def _each(self, call: Callable[[Any], None]) -> None:
         for observer in self._observers:
             try:
                 call(observer)

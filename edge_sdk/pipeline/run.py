@@ -9,21 +9,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from edge_sdk.errors import BackendError, EdgeError, SinkError
+from edge_sdk.errors import BackendError, EdgeError
 from edge_sdk.pipeline.burst import Taken, answer, burst_size
+from edge_sdk.pipeline.delivery import Delivery, soon
 from edge_sdk.pipeline.feeds import Feed
 from edge_sdk.pipeline.ledger import Ledger
 from edge_sdk.pipeline.models import ModelSet, ModelSlot
-from edge_sdk.pipeline.observe import Observer, Observers
-from edge_sdk.pipeline.outlet import Mailbag, Outlet
+from edge_sdk.pipeline.observe import Observer
+from edge_sdk.pipeline.order import InOrder
+from edge_sdk.pipeline.outlet import Mailbag
 from edge_sdk.pipeline.report import Report
+from edge_sdk.pipeline.shadow import Shadow
 from edge_sdk.pipeline.steps import Steps
-from edge_sdk.sinks.base import FrameResult, Sink
+from edge_sdk.sinks.base import FrameResult, Origin, Sink
 from edge_sdk.sources.base import BrokenFrame, Frame
 
 logger = logging.getLogger(__name__)
 _FINISH_S = 120.0
 _STOP_S = 10.0
+_SHADOW_S = 5.0
 
 
 class Run:
@@ -35,6 +39,7 @@ class Run:
         hand_out: keep results for `results()`.
         frames: stop after this many.
         single: take one frame at a time, whatever it costs.
+        shadow: sees what the model answered, before the steps do.
     """
 
     def __init__(
@@ -54,9 +59,11 @@ class Run:
         frames: int | None,
         single: bool = False,
         warnings: Callable[[], tuple[str, ...]] = tuple,
+        shadow: Shadow | None = None,
     ) -> None:
         self.slot = slot
         self.steps = steps
+        self.shadow = shadow
         self._last: FrameResult | None = None
         self.stage, self.kind, self.policy = stage, kind, policy
         self.finished = threading.Event()
@@ -67,19 +74,16 @@ class Run:
         self._warnings_found: tuple[str, ...] = ()
         self._lock = threading.Lock()
         self._pull_lock = threading.Lock()
-        self._hand_over = threading.Lock()
-        self._ordered = threading.Condition(self._lock)
+        self._order: InOrder[tuple[int, Taken]] = InOrder(self._hand_on)
         self._ledger = Ledger()
-        self._pulled = self._delivered = 0
-        self._waiting: dict[int, FrameResult | None] = {}
+        self._pulled = 0
         self._stopping = False
         self._fatal: Exception | None = None
         self._activity: list[tuple[str, float]] = [("idle", 0.0)] * workers
-        self._observers = Observers(observers)
-        self._sinks = list(sinks)
-        self._watch = self._outlet("observers", self._observe, depth=64 if lossless else 8)
-        self._outlets = [self._outlet(name, sink.write) for name, sink in sinks]
-        self._bag: Mailbag[FrameResult] | None = Mailbag(4, block=lossless) if hand_out else None
+        self._delivery = Delivery(
+            sinks, observers, lossless=lossless, hand_out=hand_out, ledger=self._ledger, fail=self._fail
+        )
+        self._connect()
         self._feed = make_feed(self)
         self._threads = [
             threading.Thread(target=self._work, args=(i,), name=f"frames-{i}", daemon=True) for i in range(workers)
@@ -90,6 +94,18 @@ class Run:
         self._at_end = False
         self._feed_error: Exception | None = None
 
+    def _connect(self) -> None:
+        """Let second models and shadows say what happens to them."""
+        self._handing = 0
+        self._seconds = self.steps.seconds
+        for second in self._seconds:
+            second.beat = lambda: self._note(self._handing, "infer")
+            second.failed = self._second_failed
+            second.metric = lambda metric: self._delivery.tell("metric", metric)
+        self._shadows = [s for s in (self.shadow, *(second.shadow for second in self._seconds)) if s is not None]
+        for shadow in self._shadows:
+            shadow.on_window = lambda metric: self._delivery.tell("metric", metric)
+
     # -- life ----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -98,23 +114,18 @@ class Run:
         Raises:
             EdgeError: the source or a sink cannot be opened.
         """
-        opened: list[Sink] = []
         try:
-            for _, sink in self._sinks:
-                sink.open()
-                opened.append(sink)
+            self._delivery.open()
+            for shadow in self._shadows:
+                shadow.start()
             self._ledger.begin()
-            for outlet in [self._watch, *self._outlets]:
-                outlet.start()
             self._feed.start()
         except BaseException:
             self._feed.close()
-            for outlet in [self._watch, *self._outlets]:
-                outlet.abandon()
-            for sink in opened:
-                _quietly(sink.close)
-            self._observers.close()
-            self.slot.close()
+            self._delivery.abandon()
+            for shadow in self._shadows:
+                shadow.finish(soon(_SHADOW_S))
+            self._unload()
             raise
         for thread in self._threads:
             thread.start()
@@ -124,21 +135,19 @@ class Run:
         """Take no more frames; what was taken is finished and delivered."""
         self._stopping = True
         self._feed.stop()
-        with self._lock:
-            self._ordered.notify_all()
+        self._order.wake()
 
     @property
     def sinks(self) -> tuple[Sink, ...]:
-        return tuple(sink for _, sink in self._sinks)
+        return self._delivery.sinks
 
     def results(self) -> Mailbag[FrameResult]:
-        assert self._bag is not None
-        return self._bag
+        assert self._delivery.results is not None
+        return self._delivery.results
 
     def discard_results(self) -> None:
         """Nobody reads `results` any more."""
-        if self._bag is not None:
-            self._bag.close(discard=True)
+        self._delivery.discard_results()
 
     def raise_if_failed(self) -> None:
         if self._fatal is not None:
@@ -177,7 +186,7 @@ class Run:
         for one in taken:
             if one.failure:
                 self._frame_failed(one.frame, *one.failure)
-            self._deliver(one.seq, one.item, one.times)
+            self._order.put(one.seq, (i, one))
         return True
 
     def _note(self, i: int, what: str) -> None:
@@ -187,9 +196,7 @@ class Run:
         """Take the next frames in order; what ends the source is raised once those before it are on their way."""
         taken: list[Taken] = []
         with self._pull_lock:
-            with self._lock:
-                while self._pulled - self._delivered >= self._window and not self._stopping:
-                    self._ordered.wait()
+            self._order.wait_until(lambda: self._pulled - self._order.delivered < self._window or self._stopping)
             if self._feed_error is not None:
                 raise self._feed_error
             try:
@@ -216,52 +223,42 @@ class Run:
             return None
         seq, self._pulled = self._pulled, self._pulled + 1
         decode_s = time.perf_counter() - start
-        moved = self.steps.gate is None or self.steps.gate.open_for(frame)
-        return Taken(seq, frame, decode_s, moved)
+        origin = Origin.INFERRED if self.steps.pace is None else self.steps.pace(frame)
+        return Taken(seq, frame, decode_s, origin)
 
-    def _deliver(self, seq: int, item: FrameResult | None, times: dict[str, float]) -> None:
-        """Hand on what is next in order; a full blocking outlet holds the frame threads back here."""
-        if item is not None:
-            self._ledger.answered(item, times)
-        with self._lock:
-            self._waiting[seq] = item
-        with self._hand_over:
-            while True:
-                with self._lock:
-                    if self._delivered not in self._waiting:
-                        return
-                    ready = self._waiting.pop(self._delivered)
-                    self._delivered += 1
-                    self._ordered.notify_all()
-                if ready is not None and self._finished(ready):
-                    self._emit(ready)
+    def _hand_on(self, ready: tuple[int, Taken]) -> None:
+        """Give a frame that has its turn to steps, sinks and readers, in thread `i`; a full blocking outlet waits."""
+        self._handing, taken = ready
+        item = taken.item
+        if item is None or not self._finished(item):
+            return
+        self._ledger.answered(item, taken.times)
+        self._ledger.found(item)
+        missed = self._delivery.give(item)
+        if missed and not self._stopping:
+            self._delivery.drop("reader", missed)
 
     def _finished(self, item: FrameResult) -> bool:
         """Let the steps see the result, in frame order; a result that a step fails on goes no further."""
         try:
-            if item.gated:
+            if not item.inferred:
                 if self._last is None:
-                    raise BackendError("nothing moved, and no frame has been answered yet")
+                    raise BackendError("the frame needs no inference, and none has been answered yet")
                 last = self._last
                 item.result, item.model, item.latency_ms = last.result, last.model, last.latency_ms
-            elif self.steps.gate is not None:
-                self._last = replace(item, events=[], counts={})
+            else:
+                if self.steps.pace is not None:
+                    self._last = replace(item, events=[], counts={})
+                if self.shadow is not None:
+                    self.shadow.see(item.frame.image, item.result, item.model, item.frame.index)
             self.steps.apply(item)
         except Exception as error:
-            self._ledger.withdrawn()
             self._frame_failed(item.frame, "step", error)
             return False
+        finally:
+            if self._seconds:
+                self._note(self._handing, "idle")
         return True
-
-    def _emit(self, item: FrameResult) -> None:
-        self._ledger.found(item)
-        self._tell("result", item)
-        for outlet in self._outlets:
-            outlet.put(item)
-        if self._bag is not None:
-            dropped = self._bag.put(item)
-            if dropped and not self._stopping:
-                self._count_drop("reader", dropped)
 
     def _frame_failed(self, frame: Frame, kind: str, error: Exception) -> None:
         detail = f"frame {frame.index}: {error}"
@@ -269,8 +266,14 @@ class Run:
         named = error if isinstance(error, EdgeError) else BackendError(f"the model failed: {error}")
         if self._ledger.error(kind, named):
             logger.warning("%s", detail, exc_info=None if known else error)
-        self._tell("error", kind, detail)
-        self._count_drop(kind, 1)
+        self._delivery.tell("error", kind, detail)
+        self._delivery.drop(kind, 1)
+
+    def _second_failed(self, kind: str, detail: str) -> None:
+        """A box that a second model cannot answer goes on without its answer."""
+        if self._ledger.error(kind):
+            logger.warning("%s", detail)
+        self._delivery.tell("error", kind, detail)
 
     def _fail(self, error: Exception) -> None:
         """Let the first error that ends the run be the one that is raised."""
@@ -285,7 +288,7 @@ class Run:
         self._ledger.grabbed()
 
     def dropped(self, cause: str) -> None:
-        self._count_drop(cause, 1)
+        self._delivery.drop(cause, 1)
 
     def broken(self, error: BrokenFrame) -> None:
         logger.warning("skipped: %s", error.message)
@@ -293,55 +296,17 @@ class Run:
         # A long row of broken images is progress, not a decoder that hangs.
         now = time.monotonic()
         self._activity = [(what, now if what == "decode" else since) for what, since in self._activity]
-        self._tell("error", "source", error.message)
-        self._count_drop("broken", 1)
+        self._delivery.tell("error", "source", error.message)
+        self._delivery.drop("broken", 1)
 
     def source_lost(self, error: EdgeError) -> None:
         logger.warning("%s: trying again", error.message)
         self._ledger.error("source")
-        self._tell("error", "source", error.message)
+        self._delivery.tell("error", "source", error.message)
 
     def source_back(self) -> None:
         logger.warning("the source gives frames again")
         self._ledger.reconnected()
-
-    # -- delivery ------------------------------------------------------------------------------------------------
-
-    def _outlet(self, name: str, consume: Callable[[Any], None], *, depth: int = 8) -> Outlet:
-        return Outlet(
-            name, consume, depth=depth, block=self._lossless, on_failure=self._sink_failed, on_drop=self._sink_dropped
-        )
-
-    def _tell(self, *event: Any) -> None:
-        """Hand an event to the observers' thread; waking it costs as much as a small model's postprocessing."""
-        if self._observers:
-            self._watch.put(event)
-
-    def _observe(self, event: tuple[Any, ...]) -> None:
-        kind, *args = event
-        if kind == "result":
-            self._observers.on_result(args[0])
-        elif kind == "error":
-            self._observers.on_error(*args)
-        else:
-            self._observers.on_drop(*args)
-
-    def _sink_failed(self, name: str, error: Exception) -> bool:
-        """A sink of a file job that fails ends the job; for a live source it is tried again with the next result."""
-        self._ledger.error("sink")
-        if name != "observers":
-            self._tell("error", "sink", f"{name}: {error}")
-        if self._lossless:
-            self._fail(error if isinstance(error, EdgeError) else SinkError(f"sink `{name}` failed: {error}"))
-        return self._lossless
-
-    def _sink_dropped(self, name: str, n: int) -> None:
-        if name != "observers":
-            self._tell("drop", name, n)
-
-    def _count_drop(self, cause: str, n: int) -> None:
-        self._ledger.drop(cause, n)
-        self._tell("drop", cause, n)
 
     # -- the end -------------------------------------------------------------------------------------------------
 
@@ -352,33 +317,25 @@ class Run:
             self._ledger.end()
             self._warnings_found = self._warnings()
             self._feed.close()
-            deadline = time.monotonic() + (_STOP_S if self._stopping else _FINISH_S)
-            for outlet, (name, sink) in zip(self._outlets, self._sinks, strict=True):
-                done = outlet.finish(deadline)
-                if not done and self._lossless:
-                    self._keep_failure(SinkError(f"sink `{name}` hangs: {outlet.dropped} results are lost"))
-                self._close_sink(outlet, sink)
+            deadline = soon(_STOP_S if self._stopping else _FINISH_S)
+            for error in self._delivery.finish_sinks(deadline):
+                self._keep_failure(error)
             self._judge()
-            self._watch.finish(deadline)
-            self._observers.close()
-            self.slot.close()
+            for shadow in self._shadows:
+                shadow.finish(min(deadline, soon(_SHADOW_S)))
+            for second in self._seconds:
+                second.send_metric()
+            self._delivery.finish_observers(deadline)
+            self._unload()
         except Exception as error:
             self._keep_failure(error)
         finally:
-            if self._bag is not None:
-                self._bag.close()
+            self._delivery.end_results()
             self.finished.set()
 
-    def _close_sink(self, outlet: Outlet, sink: Sink) -> None:
-        try:
-            sink.close()
-        except EdgeError as error:
-            outlet.error = outlet.error or error.message
-            self._ledger.error("sink")
-            if self._lossless:
-                self._keep_failure(error)
-            else:
-                logger.warning("%s", error.message)
+    def _unload(self) -> None:
+        self.slot.close()
+        self.steps.close()
 
     def _keep_failure(self, error: Exception) -> None:
         if self._fatal is None:
@@ -393,26 +350,24 @@ class Run:
         """Return the counts so far, in the form of the worker's `stats`."""
         return self._ledger.stats() | {"model": self.slot.current.digest, "t": time.time()}
 
+    def _describe(self) -> dict[str, Any]:
+        """Return what there is to say about the first model."""
+        out = {"name": self.stage, "kind": self.kind} | self.slot.current.describe()
+        pace = self.steps.pace
+        if pace is not None:
+            out |= {"every": pace.every, "inferred": pace.inferred}
+        return out | ({"shadow": self.shadow.describe()} if self.shadow is not None else {})
+
     def report(self) -> Report:
         """Return what the run cost so far."""
         return Report(
             **self._ledger.totals(),
-            stage={"name": self.stage, "kind": self.kind} | self.slot.current.describe(),
+            stage=self._describe(),
             steps=tuple(self.steps.describe()),
             model=self.slot.current.digest,
             workers=len(self._threads),
             policy=self.policy,
-            sinks=tuple(
-                {"uri": name, "written": o.taken, "dropped": o.dropped, "error": o.error}
-                for o, (name, _) in zip(self._outlets, self._sinks, strict=True)
-            ),
+            sinks=self._delivery.describe(),
             warnings=self._warnings_found,
             swaps=self.swaps,
         )
-
-
-def _quietly(call: Callable[[], None]) -> None:
-    try:
-        call()
-    except EdgeError as error:
-        logger.info("%s", error.message)

@@ -1,22 +1,25 @@
-"""The stages around a model: what happens to each result in frame order, and the gate before inference."""
+"""The stages around the first model: what happens to each result in frame order, and the gate before inference."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
+
+import numpy as np
 
 from edge_sdk.camera_health import CameraHealth
 from edge_sdk.config import parse
 from edge_sdk.errors import UsageError
 from edge_sdk.motion import MotionGate
+from edge_sdk.pipeline.cascade import Cascade
+from edge_sdk.pipeline.pace import Gate, Pace
 from edge_sdk.pipeline_config import StageConfig
 from edge_sdk.privacy import Privacy
-from edge_sdk.rules import Alert, Decision, Line, Trace, Zone
+from edge_sdk.rules import Alert, Line, Trace, Zone
 from edge_sdk.rules.base import Filter
-from edge_sdk.sinks.base import FrameResult
-from edge_sdk.sources.base import Frame
-from edge_sdk.stage_params import STEP_PARAMS
+from edge_sdk.sinks.base import FrameResult, Origin, Overlay
+from edge_sdk.stage_params import STEP_PARAMS, CropParams
 from edge_sdk.tracking import Tracker
 
 _ANSWERS: Mapping[str, tuple[str, ...]] = {
@@ -51,7 +54,17 @@ class TrackStep:
         self._tracker = tracker
 
     def apply(self, item: FrameResult) -> None:
-        item.result = self._tracker.update(item.detections, item.frame.t_s)
+        found, t_s = item.detections, item.frame.t_s
+        if item.origin is not Origin.CARRIED:
+            item.result = self._tracker.update(found, t_s)
+            return
+        moved = self._tracker.carry(t_s)
+        if moved is None:
+            item.result = replace(found, track_id=np.full(len(found), -1, np.int64))
+            return
+        height, width = item.frame.image.shape[:2]
+        xyxy = np.clip(moved.xyxy, 0, np.array([width, height, width, height], np.float32))
+        item.result = replace(moved, xyxy=xyxy.astype(np.float32))
 
     def check(self, labels: Sequence[str]) -> None:
         pass
@@ -75,8 +88,26 @@ class RuleStep:
         item.counts[self.name] = self._counts = outcome.counts
         self._events += len(outcome.events)
 
+    @property
+    def overlays(self) -> tuple[Overlay, ...]:
+        """What is drawn of it: a polygon or a line."""
+        rule = self._rule
+        if isinstance(rule, Line):
+            points: Any = (rule.start, rule.end)
+        else:
+            points = rule.corners if rule.corners is not None else ()
+        corners = tuple((float(x), float(y)) for x, y in points)
+        return (Overlay(self.kind, self.name, corners),) if corners else ()
+
     def check(self, labels: Sequence[str]) -> None:
         _check_classes(self._rule.filter, labels, self.name)
+
+    def check_seconds(self, seconds: Mapping[str, Sequence[str]]) -> None:
+        """Refuse second models that are not before it, or labels that they have not; raises UsageError."""
+        try:
+            self._rule.filter.check_seconds(seconds)
+        except UsageError as error:
+            raise UsageError(f"stage `{self.name}`: {error.message}", hint=error.hint) from None
 
     def describe(self) -> dict[str, Any]:
         return {"events": self._events, "counts": self._counts}
@@ -125,90 +156,137 @@ class CameraStep:
         return {"events": self._events, "problems": list(self._health.problems)}
 
 
-class Gate:
-    """The motion gate of a pipeline; a closed one lets the last answer stand."""
-
-    kind = "motion_gate"
-
-    def __init__(self, name: str, gate: MotionGate, trace: Trace) -> None:
-        self.name = name
-        self._gate = gate
-        self._trace = trace
-
-    def open_for(self, frame: Frame) -> bool:
-        """Say whether the frame needs inference."""
-        is_open = self._gate.update(frame.image, frame.t_s)
-        if not self._trace.known(self.name, "gate", -1, is_open, ""):
-            why = f"{100 * self._gate.area:.2f} % of the watched pixels changed"
-            self._trace.add(Decision(frame.t_s, self.name, "gate", is_open, why))
-        return is_open
-
-    def describe(self) -> dict[str, Any]:
-        return {"frames": self._gate.frames, "skipped": self._gate.skipped}
-
-
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """All stages around the model of one run, in order, and the trace of what they decided."""
+    """All stages around the first model of one run, in order, and the trace of what they decided.
 
-    gate: Gate | None
+    `pace` is None where every frame is inferred; `overlays` are the zones and lines, to be drawn.
+    """
+
+    pace: Pace | None
     after: tuple[Step, ...]
     trace: Trace
+    overlays: tuple[Overlay, ...] = ()
 
     def apply(self, item: FrameResult) -> None:
+        item.overlays = self.overlays
         for step in self.after:
             step.apply(item)
 
-    def check(self, labels: Sequence[str]) -> None:
-        """Refuse a model without the classes that the steps name.
+    @property
+    def seconds(self) -> tuple[Cascade, ...]:
+        """The second models."""
+        return tuple(step for step in self.after if isinstance(step, Cascade))
+
+    def check(self, labels: Sequence[str], seconds: Mapping[str, Sequence[str]] | None = None) -> None:
+        """Refuse a model without the classes that the steps name; `seconds` are labels of second models to come.
 
         Raises:
             UsageError: a class is unknown.
         """
+        known: dict[str, Sequence[str]] = {}
         for step in self.after:
             step.check(labels)
+            if isinstance(step, RuleStep):
+                step.check_seconds(known)
+            elif isinstance(step, Cascade):
+                known[step.name] = (seconds or {}).get(step.name, step.labels)
 
     def describe(self) -> list[dict[str, Any]]:
         """Return name, kind and counts of each."""
-        parts: list[Any] = [*([self.gate] if self.gate else []), *self.after]
+        gate = self.pace.gate if self.pace is not None else None
+        parts: list[Any] = [*([gate] if gate else []), *self.after]
         return [{"name": p.name, "kind": p.kind} | p.describe() for p in parts]
 
+    def close(self) -> None:
+        """Unload the second models."""
+        for second in self.seconds:
+            second.close()
 
-def build(
-    configs: Sequence[StageConfig], *, task: str, labels: Sequence[str], fps: float | None, trace: Trace | None = None
-) -> Steps:
-    """Build the stages around a model that does `task` and knows `labels`, for a source of `fps`.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Around:
+    """What the stages around a model are built for: the model's stage name, task and labels, and the source's rate.
+
+    `second` builds the second model of a stage with `after`.
+    """
+
+    stage: str
+    task: str
+    labels: Sequence[str]
+    fps: float | None
+    every: int = 1
+    second: Callable[[StageConfig, Trace], Cascade] | None = None
+
+
+def build(configs: Sequence[StageConfig], around: Around, trace: Trace | None = None) -> Steps:
+    """Build the stages around a model.
 
     Raises:
         ConfigError: params are wrong.
         UsageError: a polygon or line is none, a class is unknown, two stages share a name, a line has no tracks to
             follow, or the model's answer is of the wrong kind.
+        EdgeError: a second model cannot be loaded.
     """
     trace = Trace() if trace is None else trace
-    gate, after = None, []
-    names: set[str] = set()
-    tracked = False
-    for config in configs:
-        kind, name = str(config.kind), config.label
-        if name in names:
-            raise UsageError(f"two stages are called `{name}`", hint="give each a name of its own")
-        names.add(name)
-        if task not in _ANSWERS.get(kind, (task,)):
-            need = " or ".join(_ANSWERS[kind])
-            raise UsageError(f"stage `{name}` ({kind}) needs a model for {need}, this one is for {task}")
-        if kind == "line" and not tracked:
-            raise UsageError(f"stage `{name}`: a line counts tracks", hint="put a `track` stage before it")
-        tracked = tracked or kind == "track"
-        params = parse(config.params, STEP_PARAMS[kind], where=f"stage `{name}`")
-        if kind == "motion_gate":
-            if gate is not None:
+    gate: Gate | None = None
+    after: list[Step] = []
+    names = {around.stage}
+    try:
+        for config in configs:
+            step = _built(config, around, trace, {s.kind for s in after})
+            if step.name in names:
+                raise UsageError(f"two stages are called `{step.name}`", hint="give each a name of its own")
+            names.add(step.name)
+            if not isinstance(step, Gate):
+                after.append(step)
+            elif gate is not None:
                 raise UsageError("a pipeline has one motion gate, found two", hint="give it all `regions`")
-            gate = Gate(name, MotionGate(params), trace)
-        else:
-            after.append(_step(kind, name, params, trace, fps))
-    steps = Steps(gate, tuple(after), trace)
-    steps.check(labels)
+            else:
+                gate = step
+        pace = Pace(around.stage, around.every, gate, trace) if gate is not None or around.every > 1 else None
+        steps = Steps(pace, tuple(after), trace, tuple(o for s in after if isinstance(s, RuleStep) for o in s.overlays))
+        steps.check(around.labels)
+    except BaseException:
+        for made in after:
+            if isinstance(made, Cascade):
+                made.close()
+        raise
     return steps
+
+
+def _built(config: StageConfig, around: Around, trace: Trace, before: set[str]) -> Any:
+    """Build one stage; `before` has the kinds of those before it."""
+    if config.after is not None:
+        return _second(config, around, trace, before)
+    kind, name = str(config.kind), config.label
+    if around.task not in _ANSWERS.get(kind, (around.task,)):
+        need = " or ".join(_ANSWERS[kind])
+        raise UsageError(f"stage `{name}` ({kind}) needs a model for {need}, this one is for {around.task}")
+    if kind == "line" and "track" not in before:
+        raise UsageError(f"stage `{name}`: a line counts tracks", hint="put a `track` stage before it")
+    params = parse(config.params, STEP_PARAMS[kind], where=f"stage `{name}`")
+    if kind == "motion_gate":
+        return Gate(name, MotionGate(params), trace)
+    return _step(kind, name, params, trace, around.fps)
+
+
+def _second(config: StageConfig, around: Around, trace: Trace, before: set[str]) -> Cascade:
+    if config.after != around.stage:
+        raise UsageError(
+            f"stage `{config.label}` comes after `{config.after}`, the model is called `{around.stage}`",
+            hint=f'after = "{around.stage}"',
+        )
+    if around.task != "detection":
+        need = "needs a model for detection before it"
+        raise UsageError(f"stage `{config.label}` works on boxes and {need}, this one is for {around.task}")
+    crop = config.crop or CropParams()
+    if (crop.refresh_frames > 1 or crop.refresh_below > 0) and "track" not in before:
+        raise UsageError(
+            f"stage `{config.label}`: an answer is kept for a tracked object", hint="put a `track` stage before it"
+        )
+    assert around.second is not None
+    return around.second(config, trace)
 
 
 def _step(kind: str, name: str, params: Any, trace: Trace, fps: float | None) -> Step:

@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.rules.base import Decision, Event, Filter, Outcome, Trace, anchors, track_ids
+from edge_sdk.rules.base import Decision, Event, Filter, Outcome, Trace, anchors, second_labels, track_ids
 from edge_sdk.rules.geometry import inside, polygon
 from edge_sdk.stage_params import AlertParams
 from edge_sdk.tasks.base import Detections
@@ -27,7 +27,9 @@ class Alert:
         self.params = params
         self.corners = polygon(params.polygon, what=f"alert `{name}`: polygon") if params.polygon else None
         self.trace = Trace() if trace is None else trace
-        self.filter = Filter(classes=params.classes, min_score=params.min_score)
+        self.filter = Filter(
+            classes=params.classes, min_score=params.min_score, where=params.where, where_not=params.where_not
+        )
         self._recent: deque[bool] = deque(maxlen=params.window_frames or params.min_frames)
         self._fired_s: float | None = None
         self.fired = 0
@@ -68,6 +70,7 @@ class Alert:
             "class_id": int(detections.class_id[best]),
             "score": round(float(detections.score[best]), 4),
         }
+        event |= second_labels(detections, int(best))
         followed = sorted(int(t) for t in tracks if t >= 0)
         return event | {"tracks": followed} if followed else event
 

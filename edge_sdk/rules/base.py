@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,12 +93,27 @@ class Outcome:
     counts: dict[str, Any] = field(default_factory=dict)
 
 
-class Filter:
-    """Which detections take part."""
+Labels = Mapping[str, Sequence[str]]
 
-    def __init__(self, *, classes: tuple[str, ...] = (), min_score: float = 0.0) -> None:
+
+class Filter:
+    """Which detections take part: by label, score, and by what second models said about them.
+
+    With `where` only those to which the named second model gave one of the labels, with `where_not` only those that it
+    answered without any of them: a box that it has not been asked about takes part in neither.
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: tuple[str, ...] = (),
+        min_score: float = 0.0,
+        where: Labels | None = None,
+        where_not: Labels | None = None,
+    ) -> None:
         self.classes = classes
         self.min_score = min_score
+        self.where, self.where_not = where or {}, where_not or {}
         self._ids: tuple[Sequence[str] | None, list[int]] = (None, [])
 
     def ids(self, labels: Sequence[str]) -> list[int]:
@@ -116,7 +131,39 @@ class Filter:
         keep: NDArray[np.bool_] = detections.score >= self.min_score
         if self.classes:
             keep = keep & np.isin(detections.class_id, self.ids(detections.labels))
+        if self.where or self.where_not:
+            keep = keep.copy()
+            for row in np.flatnonzero(keep).tolist():
+                keep[row] = self._refusal(detections, row) is None
         return keep
+
+    def check_seconds(self, seconds: Labels) -> None:
+        """Refuse second models, or labels of theirs, that do not exist; `seconds` has the labels by model.
+
+        Raises:
+            UsageError: one is unknown.
+        """
+        for name, labels in (*self.where.items(), *self.where_not.items()):
+            if name not in seconds:
+                hint = near_miss(name, seconds) or "put a second model of that name before it"
+                raise UsageError(f"no second model `{name}` before it", hint=hint)
+            unknown = [label for label in labels if seconds[name] and label not in seconds[name]]
+            if unknown:
+                hint = near_miss(unknown[0], seconds[name]) or f"it knows {_some(seconds[name])}"
+                raise UsageError(f"the second model `{name}` has no class `{unknown[0]}`", hint=hint)
+
+    def _refusal(self, detections: Detections, row: int) -> str | None:
+        """Say why what second models said keeps a detection out; None when it does not."""
+        for names, wanted in ((self.where, True), (self.where_not, False)):
+            for name, labels in names.items():
+                answers = (detections.then or {}).get(name)
+                second = answers[row] if answers is not None else None
+                if second is None:
+                    return f"{name} has not answered"
+                given = second.labels()
+                if any(label in labels for label in given) is not wanted:
+                    return f"{name} says {', '.join(sorted(set(given))) or 'nothing'}"
+        return None
 
     def trace(self, detections: Detections, keep: NDArray[np.bool_], t_s: float, stage: str, trace: Trace) -> None:
         """Note for each detection why it takes part or not."""
@@ -126,13 +173,16 @@ class Filter:
             label = detections.label(int(detections.class_id[i]))
             score = float(detections.score[i])
             low = score < self.min_score
-            answer = label + ("<" if low else "")
+            refusal = None if ok or low or not (self.where or self.where_not) else self._refusal(detections, i)
+            answer = label + ("<" if low else refusal or "")
             if track >= 0 and trace.known(stage, "filter", track, ok, answer):
                 continue
             if ok:
                 why = f"{label} {score:.2f} takes part"
             elif low:
                 why = f"{label} {score:.2f} is below the score {self.min_score:g}"
+            elif refusal is not None and (not self.classes or detections.class_id[i] in self.ids(detections.labels)):
+                why = f"{label} {score:.2f}: {refusal}"
             else:
                 why = f"{label} is not one of {', '.join(self.classes)}"
             trace.add(Decision(t_s, stage, "filter", ok, why, track), answer=answer)
@@ -177,10 +227,16 @@ def anchors(xyxy: NDArray[Any], anchor: Anchor) -> NDArray[np.float64]:
     return out
 
 
+def second_labels(detections: Detections, row: int) -> Event:
+    """Return `then`, what second models said about a row: labels by model; empty when there are none."""
+    then = {name: list(rows[row].labels()) for name, rows in (detections.then or {}).items() if rows[row] is not None}  # type: ignore[union-attr]
+    return {"then": then} if then else {}
+
+
 def object_event(kind: str, name: str, detections: Detections, row: int, t_s: float) -> Event:
     """Return the keys that every event about one object has."""
     class_id = int(detections.class_id[row])
-    return {
+    event: Event = {
         "kind": kind,
         "name": name,
         "t_s": round(t_s, 3),
@@ -189,6 +245,7 @@ def object_event(kind: str, name: str, detections: Detections, row: int, t_s: fl
         "class_id": class_id,
         "score": round(float(detections.score[row]), 4),
     }
+    return event | second_labels(detections, row) if detections.then else event
 
 
 def _some(labels: Iterable[str], limit: int = 8) -> str:

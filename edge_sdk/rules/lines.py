@@ -38,7 +38,9 @@ class Line:
         self.params = params
         self.start, self.end = segment(params.start, params.end, what=f"line `{name}`")
         self.trace = Trace() if trace is None else trace
-        self.filter = Filter(classes=params.classes, min_score=params.min_score)
+        self.filter = Filter(
+            classes=params.classes, min_score=params.min_score, where=params.where, where_not=params.where_not
+        )
         self._paths: dict[int, _Path] = {}
         self.count_in = 0
         self.count_out = 0

@@ -42,7 +42,9 @@ class Zone:
         self.params = params
         self.corners = polygon(params.polygon, what=f"zone `{name}`: polygon")
         self.trace = Trace() if trace is None else trace
-        self.filter = Filter(classes=params.classes, min_score=params.min_score)
+        self.filter = Filter(
+            classes=params.classes, min_score=params.min_score, where=params.where, where_not=params.where_not
+        )
         self._dwell = tuple(sorted(set(params.dwell_s)))
         self._visits: dict[int, _Visit] = {}
         self.entered = 0

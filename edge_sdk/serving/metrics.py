@@ -52,7 +52,7 @@ class Watch:
 
     def on_result(self, item: Any) -> None:
         self._times.append(time.monotonic())
-        if not item.gated:
+        if item.inferred:
             self.latency.add(item.latency_ms / 1000.0)
 
     def on_error(self, kind: str, detail: str) -> None:

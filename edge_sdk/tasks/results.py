@@ -47,10 +47,47 @@ class Geometry:
 
 
 @dataclass(frozen=True, slots=True)
+class Second:
+    """What a second model said about one box.
+
+    `result` is in pixels of the upright frame, but for a Mask, which is that of `crop` (x1, y1, x2, y2, whole pixels);
+    `frame` is the frame it was asked about, an earlier one where the answer was carried along.
+    """
+
+    result: Any
+    crop: tuple[int, int, int, int]
+    frame: int
+    carried: bool = False
+
+    def labels(self) -> tuple[str, ...]:
+        """Return the best class, or the labels of all boxes; nothing for other tasks."""
+        return tuple(label for label, _ in self.found())
+
+    def found(self) -> tuple[tuple[str, float], ...]:
+        """Return label and score of the best class, or of all boxes; nothing for other tasks."""
+        result = self.result
+        if isinstance(result, Classes):
+            return ((result.label(result.class_id), result.score),) if result.probs.size else ()
+        if isinstance(result, Detections):
+            pairs = zip(result.class_id.tolist(), result.score.tolist(), strict=True)
+            return tuple((result.label(class_id), score) for class_id, score in pairs)
+        return ()
+
+    def to_json(self) -> dict[str, Any]:
+        out: dict[str, Any] = dict(self.result.to_json())
+        if isinstance(self.result, Mask):
+            out["crop"] = list(self.crop)
+        if self.carried:
+            out["from_frame"] = self.frame
+        return out
+
+
+@dataclass(frozen=True, slots=True)
 class Detections:
     """Boxes (n, 4) float32 x1 y1 x2 y2 in pixels of the upright frame.
 
-    `score` is (n,) float32 in [0, 1], `class_id` (n,) int32.
+    `score` is (n,) float32 in [0, 1], `class_id` (n,) int32; `then` has the answers of second models by their name, one
+    a row, None where a row was not cut out or could not be answered.
     """
 
     xyxy: Float
@@ -59,6 +96,7 @@ class Detections:
     labels: Sequence[str] = ()
     track_id: NDArray[np.int64] | None = None
     keypoints: Float | None = None
+    then: Mapping[str, tuple[Second | None, ...]] | None = None
 
     def __len__(self) -> int:
         return len(self.score)
@@ -76,7 +114,13 @@ class Detections:
             class_id=self.class_id[index],
             track_id=None if self.track_id is None else self.track_id[index],
             keypoints=None if self.keypoints is None else self.keypoints[index],
+            then=None if self.then is None else {k: _rows(v, index) for k, v in self.then.items()},
         )
+
+    def moved(self, x: float, y: float) -> Detections:
+        """Return them moved by x and y pixels."""
+        keypoints = None if self.keypoints is None else self.keypoints + np.array([x, y], np.float32)
+        return replace(self, xyxy=self.xyxy + np.array([x, y, x, y], np.float32), keypoints=keypoints)
 
     def label(self, class_id: int) -> str:
         return name_of(class_id, self.labels)
@@ -95,6 +139,9 @@ class Detections:
                 row["track"] = int(self.track_id[i])
             if self.keypoints is not None:
                 row["keypoints"] = [[round(float(x), 2), round(float(y), 2)] for x, y in self.keypoints[i]]
+            then = {k: v[i].to_json() for k, v in (self.then or {}).items() if v[i] is not None}  # type: ignore[union-attr]
+            if then:
+                row["then"] = then
             rows.append(row)
         return {"detections": rows}
 
@@ -237,6 +284,10 @@ class Keypoints:
     def __len__(self) -> int:
         return len(self.score)
 
+    def moved(self, x: float, y: float) -> Keypoints:
+        """Return it moved by x and y pixels."""
+        return replace(self, points=self.points + np.array([x, y], np.float32))
+
     def to_json(self) -> dict[str, Any]:
         rows = [
             {
@@ -269,6 +320,10 @@ class Embedding:
 
     def to_json(self) -> dict[str, Any]:
         return {"embedding": [round(float(v), 6) for v in self.vector]}
+
+
+def _rows(values: tuple[Any, ...], index: Any) -> tuple[Any, ...]:
+    return tuple(values[i] for i in np.arange(len(values))[index])
 
 
 def name_of(index: int, names: Sequence[str]) -> str:

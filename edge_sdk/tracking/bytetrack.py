@@ -49,6 +49,7 @@ class Tracker:
         self._t_s: float | None = None
         self._clock = 0.0
         self._usual_step_s = 0.0
+        self._last: Detections | None = None
 
     def __len__(self) -> int:
         """Return how many tracks are alive, the unseen ones included."""
@@ -94,7 +95,29 @@ class Tracker:
             ids[rows] = self._id[tracks]
             self._forget(stale, now)
         self._start(high[score[high] >= p.new], centres, detections, ids, now)
-        return replace(detections, track_id=ids)
+        self._last = replace(detections, track_id=ids)
+        return self._last
+
+    def carry(self, t_s: float) -> Detections | None:
+        """Return the last frame's detections with the boxes of its tracks where they are expected at `t_s`.
+
+        A box without a track stays where it was; keypoints move with their box. None before the first `update`.
+        """
+        last = self._last
+        if last is None or last.track_id is None:
+            return None
+        self._advance(t_s)
+        rows = np.flatnonzero(last.track_id >= 0)
+        index = {track: i for i, track in enumerate(self._id.tolist()) if track >= 0}
+        rows = rows[[track in index for track in last.track_id[rows].tolist()]] if len(rows) else rows
+        if not len(rows):
+            return last
+        xyxy = last.xyxy.copy()
+        xyxy[rows] = self._kalman.boxes()[[index[track] for track in last.track_id[rows].tolist()]]
+        keypoints = last.keypoints
+        if keypoints is not None:
+            keypoints = keypoints + (xyxy[:, None, :2] - last.xyxy[:, None, :2])
+        return replace(last, xyxy=xyxy, keypoints=keypoints)
 
     def _advance(self, t_s: float) -> float:
         """Move every track to the new time; return the tracker's own clock."""

@@ -6,6 +6,7 @@ import argparse
 import math
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,7 @@ def pipeline_of(args: argparse.Namespace) -> PipelineConfig:
             policy=getattr(args, "policy", None) or source.policy,
             params=source.params if args.source is None else {},
         ),
-        stages=tuple(
-            s if s.is_step else StageConfig(name=s.name, kind=s.kind, model=s.model, params={**s.params, **params})
-            for s in stages
-        ),
+        stages=tuple(replace(s, params={**s.params, **params}) if s.is_first else s for s in stages),
         sinks=tuple(sinks + _sinks_of(args)),
         workers=getattr(args, "workers", None) or workers,
     ).to_json()
