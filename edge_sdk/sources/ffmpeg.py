@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
@@ -16,6 +15,7 @@ from edge_sdk.errors import BackendError, SourceError, UsageError
 from edge_sdk.registry import near_miss
 from edge_sdk.sources.base import Frame, Image
 from edge_sdk.sources.decoding import DECODES, Choice, choose, ffmpeg, keeps_rate
+from edge_sdk.sources.ffmpeg_words import PROTOCOLS, address_script
 from edge_sdk.sources.pixels import MAX_PIXELS
 from edge_sdk.sources.process import Child
 from edge_sdk.sources.uri import (
@@ -31,7 +31,6 @@ from edge_sdk.sources.uri import (
 from edge_sdk.sources.video import check_file
 
 logger = logging.getLogger(__name__)
-_PROTOCOLS = "pipe,file,rtsp,rtsps,rtp,rtmp,rtmps,srt,tcp,udp,tls,http,https,httpproxy,hls,crypto"
 _MARK = b"FRAME\n"
 _SIZE = re.compile(rb"^YUV4MPEG2 W(\d+) H(\d+) F(\d+):(\d+)")
 
@@ -191,7 +190,7 @@ class Ffmpeg:
         else:
             stdin = address_script(self._address, self._transport)
             words += ["-fflags", "nobuffer"] if self.live else []
-            words += ["-f", "concat", "-safe", "0", "-protocol_whitelist", _PROTOCOLS, "-i", "pipe:0"]
+            words += ["-f", "concat", "-safe", "0", "-protocol_whitelist", PROTOCOLS, "-i", "pipe:0"]
         # The chroma planes of an odd size have no form that everybody agrees on: the last row or column goes.
         even = "crop=trunc(iw/2)*2:trunc(ih/2)*2:0:0"
         words += ["-map", "0:v:0", "-vf", even, *keeps_rate(), "-pix_fmt", "yuv420p", "-f", "yuv4mpegpipe", "pipe:1"]
@@ -219,18 +218,3 @@ class Ffmpeg:
         if line not in self._warnings:
             self._warnings.append(line)
             logger.warning("%s", line)
-
-
-def address_script(address: str, transport: str) -> bytes:
-    """Return the ffconcat script that names one address: what is read from a pipe is in no list of processes.
-
-    Raises:
-        UsageError: the address holds a line break.
-    """
-    if any(c in address for c in "\r\n\0"):
-        raise UsageError(f"`{redact(address)!r}` is no valid address", hint="it holds a line break")
-    quoted = address.replace("'", "'\\''")
-    lines = ["ffconcat version 1.0", f"file '{quoted}'"]
-    if urlsplit(address).scheme.startswith("rtsp"):
-        lines.append(f"option rtsp_transport {transport}")
-    return ("\n".join(lines) + "\n").encode()

@@ -184,6 +184,11 @@ class Child:
         with contextlib.suppress(OSError):
             self.process.kill()
 
+    def terminate(self) -> None:
+        """Ask it to end; allowed from every thread."""
+        with contextlib.suppress(OSError):
+            self.process.terminate()
+
     def close(self, wait_s: float = 5.0) -> int | None:
         """Kill it if it still runs, reap it and return its exit code; None when the kernel holds on to it."""
         if self._ended:
