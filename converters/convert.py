@@ -15,7 +15,7 @@ from typing import Any
 
 from converters import backends, candidates, frontends, papers, plan, search
 from converters.data import Data, gather
-from converters.frontends.base import Source, sniff, unsupported
+from converters.frontends.base import Source, sniff
 from converters.metrics import task
 from converters.recipe import Recipe, parse_size
 from converters.search import Outcome, Search
@@ -27,14 +27,6 @@ from device_profiles.profile import Profile, version_range
 from edge_sdk import runtimes
 from edge_sdk.errors import ConversionError, GuardrailError, UsageError
 
-KINDS = {
-    "tflite": "TFLite",
-    "hdf5": "Keras HDF5",
-    "keras": "Keras",
-    "torch": "PyTorch",
-    "openvino": "OpenVINO IR",
-    "savedmodel": "TensorFlow SavedModel",
-}
 Say = Callable[[str], None]
 
 
@@ -80,12 +72,7 @@ def convert(recipe: Recipe, *, say: Say, clock: Callable[[], float]) -> tuple[Co
     """
     start = clock()
     wanted = _profiles(recipe)
-    model = recipe.model
-    if model is None:
-        raise UsageError("no model given", hint="edge convert MODEL --profile P")
-    kind = sniff(model)
-    if kind not in frontends.registry().names():
-        raise unsupported(model, KINDS[kind], "ONNX")
+    _check_model(recipe)
     _check_out(recipe.out)
     machine = this_machine()
     with ExitStack() as stack:
@@ -107,17 +94,40 @@ def convert(recipe: Recipe, *, say: Say, clock: Callable[[], float]) -> tuple[Co
             clock=clock,
             start=start,
         )
-        source = Source.from_json(
-            first.call(
-                "inspect",
-                path=str(model),
-                work=str(work),
-                options={"layout": recipe.layout, "size": parse_size(recipe.size) if recipe.size else None},
-            )
-        )
+        source = _inspect(recipe, work)
         for line in source.because:
             say(f"  {line}")
         return run.all(source, gather(recipe, first, say))
+
+
+def _check_model(recipe: Recipe) -> None:
+    if recipe.model is None and recipe.factory is None:
+        raise UsageError("no model given", hint="edge convert MODEL --profile P")
+    kind = sniff(recipe.model) if recipe.model is not None else "torch"
+    frontends.check(kind, recipe)
+
+
+def _inspect(recipe: Recipe, work: Path) -> Source:
+    """Read the model in a process of its own, which the user's code and the framework it needs do not outlive."""
+    reader = Workshop("model", job_limit_s=recipe.job_limit_s, memory_mb=recipe.memory_mb)
+    try:
+        return Source.from_json(
+            reader.call(
+                "inspect",
+                path=str(recipe.model or ""),
+                work=str(work),
+                options={
+                    "layout": recipe.layout,
+                    "size": parse_size(recipe.size) if recipe.size else None,
+                    "color": recipe.color,
+                    "factory": recipe.factory,
+                    "opset": recipe.opset,
+                    "signature": recipe.signature,
+                },
+            )
+        )
+    finally:
+        reader.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

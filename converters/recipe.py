@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from edge_sdk.config import parse, read_toml
 from edge_sdk.errors import UsageError
 
 Task = Literal["classification", "detection", "segmentation", "keypoints", "embedding", "regression"]
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _LISTS = ("profile", "precision", "runtime", "backend", "mean", "std")
 
 
@@ -18,12 +20,17 @@ _LISTS = ("profile", "precision", "runtime", "backend", "mean", "std")
 class Recipe:
     """What to convert for, with what data, and within which limits.
 
-    `mean` and `std` are in pixel units (0 to 255). `max_drop` bounds the loss of the task metric, `min_metric` the
-    metric itself. `budget_s` is wall time after which no new candidate is begun. `skip_classes` leading classes of the
-    model stand for nothing that is labelled (1 for a background class first).
+    `factory` (package.module:function) builds a PyTorch network whose weights are `model`; without a model it loads its
+    own. `opset` is the ONNX that PyTorch writes, `signature` one of a SavedModel's. `mean` and `std` are in pixel units
+    (0 to 255). `max_drop` bounds the loss of the task metric, `min_metric` the metric itself. `budget_s` is wall time
+    after which no new candidate is begun. `skip_classes` leading classes of the model stand for nothing that is
+    labelled (1 for a background class first).
     """
 
     model: Path | None = None
+    factory: str | None = None
+    signature: str | None = None
+    opset: int | None = field(default=None, metadata={"min": 7, "max": 30})
     profile: tuple[str, ...] = ()
     calibration: Path | None = None
     golden: Path | None = None
@@ -66,16 +73,51 @@ def from_flags(flags: Mapping[str, Any], recipe_file: Path | None) -> Recipe:
     if recipe_file is not None:
         data = read_toml(recipe_file)
         where = str(recipe_file)
-        for key in ("model", "calibration", "golden", "labels", "out"):
-            if isinstance(data.get(key), str):
-                data[key] = str(recipe_file.parent / data[key])
+        for key in ("model", "weights", "calibration", "golden", "labels", "out"):
+            value = data.get(key)
+            named = (key == "model" and is_factory(str(value))) or (key == "weights" and value == "none")
+            if isinstance(value, str) and not named:
+                data[key] = str(recipe_file.parent / value)
     for key in _LISTS:
         if key in data and isinstance(data[key], (str, int, float)):
             data[key] = [data[key]]
     data.update({k: v for k, v in flags.items() if v is not None})
+    _split_model(data)
     recipe = parse(data, Recipe, where=where)
     _check_units(recipe)
     return recipe
+
+
+def is_factory(model: str) -> bool:
+    """Return whether `model` is `package.module:function` and no file."""
+    return _FACTORY.fullmatch(model) is not None and not Path(model).exists()
+
+
+def _split_model(data: dict[str, Any]) -> None:
+    """Put a factory given as MODEL and its weights under their own keys: `factory`, and `model` for the weights.
+
+    Raises:
+        UsageError: two models or two factories are given, or a factory without weights.
+    """
+    model, weights, factory = data.get("model"), data.pop("weights", None), data.get("factory")
+    if isinstance(model, str) and is_factory(model):
+        if factory is not None:
+            raise UsageError(f"two factories are given, `{model}` and `{factory}`", hint="give one of them")
+        data["factory"] = factory = data.pop("model")
+        model = None
+    if weights is not None and (factory is None or model is not None):
+        raise UsageError(
+            f"--weights {weights} needs a factory as MODEL",
+            hint="edge convert package.module:function --weights W.pth, or edge convert W.pth --factory …",
+        )
+    if factory is not None and model is None:
+        if weights is None:
+            raise UsageError(
+                f"`{factory}` has no weights",
+                hint="--weights W.pth; --weights none when the function loads them itself",
+            )
+        if weights != "none":
+            data["model"] = weights
 
 
 def _check_units(recipe: Recipe) -> None:

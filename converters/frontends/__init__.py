@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from converters.frontends.base import sniff
+from converters.recipe import Recipe
+from edge_sdk.errors import BackendError, UsageError
 from edge_sdk.registry import Plugin, Registry
 
 
@@ -20,6 +22,12 @@ def registry() -> Registry:
                 extra="convert",
                 capabilities={"title": "ONNX"},
             ),
+            "torch": Plugin(
+                target="converters.frontends.torch:inspect",
+                requires=("torch", "onnx", "onnxscript", "onnxruntime"),
+                extra="convert,torch",
+                capabilities={"title": "PyTorch"},
+            ),
         },
     )
 
@@ -28,11 +36,40 @@ def inspect(path: str, work: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return the `Source` of a model file as JSON; its forms are written into the folder `work`.
 
     Args:
-        options: what the flags say that a front end may need: layout, size (width, height), factory, weights, opset.
+        path: the file or folder; empty when a PyTorch factory loads its own weights.
+        options: what the flags say that a front end may need: layout, size (width, height), color, factory, opset,
+            signature.
 
     Raises:
         UsageError: the format is not known, or the file needs a flag.
         ConversionError, BackendError: the model cannot be read, or a package is missing.
     """
-    found: dict[str, Any] = registry().load(sniff(Path(path)))(path, Path(work), options)
+    kind = sniff(Path(path)) if path else "torch"
+    found: dict[str, Any] = registry().load(kind)(path, Path(work), options)
     return found
+
+
+def check(kind: str, recipe: Recipe) -> None:
+    """Refuse what a front end cannot do, before any process is started.
+
+    Raises:
+        UsageError: a flag is for models of another format.
+        BackendError: a package that the format needs is not installed.
+    """
+    table = registry()
+    name = recipe.model.name if recipe.model else str(recipe.factory)
+    title = table.plugin(kind).capabilities["title"]
+    for flag, value, only in (
+        ("--factory", recipe.factory, ("torch",)),
+        ("--opset", recipe.opset, ("torch", "keras", "hdf5", "savedmodel", "tflite")),
+        ("--signature", recipe.signature, ("savedmodel",)),
+    ):
+        if value is not None and kind not in only:
+            titles = " and ".join(dict.fromkeys(str(table.plugin(k).capabilities["title"]) for k in only))
+            raise UsageError(f"`{name}` is a {title} model, {flag} is for {titles}", hint=f"leave out {flag}")
+    missing = table.missing(kind)
+    if missing:
+        raise BackendError(
+            f"`{name}` is a {title} model, which needs `{missing[0]}`; it is not installed",
+            hint=f"pip install 'edge-sdk[{table.plugin(kind).extra}]'",
+        )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge_sdk.errors import BackendError, ConversionError, UsageError
+from edge_sdk.errors import ConversionError, UsageError
 from edge_sdk.parsing import read_dataclass, write_dataclass
 
 FORMS = {
@@ -126,12 +126,4 @@ def sniff(path: Path) -> str:
         return "onnx"
     raise ConversionError(
         f"`{path.name}` is no model that is known: it begins with {head[:8]!r}", hint="give an .onnx file"
-    )
-
-
-def unsupported(path: Path, kind: str, known: str) -> BackendError:
-    """Return the error for a format without a front end."""
-    return BackendError(
-        f"`{path.name}` is a {kind} model, this version converts from {known}",
-        hint="export it to ONNX first, for example with torch.onnx.export or tf2onnx",
     )

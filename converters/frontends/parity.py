@@ -34,7 +34,7 @@ class Parity:
 
 
 def examples(spec: TensorInfo) -> list[NDArray[Any]]:
-    """Return smooth random pictures as the model's input: integers over their whole range, floats in both AMPLITUDES."""
+    """Return smooth random pictures as the model's input: floats in both AMPLITUDES, integers over their range."""
     import cv2
 
     rng = np.random.default_rng(0)

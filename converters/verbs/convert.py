@@ -10,7 +10,13 @@ from edge_sdk.output import Output, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, nargs="?", metavar="MODEL", help="an .onnx file")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="a file: ONNX, PyTorch (.pt2, or weights with --factory), Keras, TFLite, OpenVINO .xml; a SavedModel "
+        "folder; or package.module:function with --weights",
+    )
     what = parser.add_argument_group("what for")
     what.add_argument(
         "--profile", action="append", metavar="P", help="device profile, by name or .toml file; may be repeated"
@@ -40,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     limits.add_argument("--budget-s", type=float, metavar="S", help="begin no new candidate after this many seconds")
     model = parser.add_argument_group("the model, where its graph does not tell")
+    model.add_argument(
+        "--factory", metavar="M:F", help="package.module:function that builds the PyTorch network of these weights"
+    )
+    model.add_argument("--weights", metavar="W", help="weights of the factory given as MODEL; none: it loads its own")
+    model.add_argument("--opset", type=int, metavar="N", help="ONNX opset that PyTorch writes (default: 18)")
+    model.add_argument("--signature", metavar="S", help="signature of a SavedModel with several")
     model.add_argument("--task", choices=("classification", "detection", "segmentation"))
     model.add_argument("--decoder", metavar="D", help="how outputs become results: softmax, yolox, nanodet, …")
     model.add_argument("--resize", metavar="R", help="stretch, crop, letterbox[:center|topleft][:PAD]")
@@ -47,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--mean", metavar="A,B,C", help="subtracted from the pixels, in pixel units 0 to 255")
     model.add_argument("--std", metavar="A,B,C", help="then divides, in pixel units 0 to 255")
     model.add_argument("--layout", choices=("NCHW", "NHWC"))
-    model.add_argument("--size", metavar="WxH", help="input size of a model with a dynamic one")
+    model.add_argument("--size", metavar="WxH", help="input size, where the model does not fix it")
     model.add_argument("--labels", type=Path, metavar="F", help="class names, one a line")
     model.add_argument(
         "--skip-classes", type=int, metavar="N", help="leading classes that stand for nothing, such as a background"
@@ -71,13 +83,18 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "budget_s",
             "name",
             "version",
+            "factory",
+            "opset",
+            "signature",
         )
     }
     flags |= {
         key: getattr(args, key) for key in ("task", "decoder", "resize", "color", "layout", "size", "skip_classes")
     }
     flags |= {
-        k: str(v) for k in ("model", "calibration", "golden", "out", "labels") if (v := getattr(args, k)) is not None
+        k: str(v)
+        for k in ("model", "weights", "calibration", "golden", "out", "labels")
+        if (v := getattr(args, k)) is not None
     }
     flags |= {key: _numbers(key, getattr(args, key)) for key in ("mean", "std")}
     recipe = from_flags(flags, args.recipe)
