@@ -116,7 +116,7 @@ class Job:
                     "event": "ready",
                     "pid": os.getpid(),
                     "live": self.pipeline.live,
-                    "stages": [self.pipeline.describe()],
+                    "stages": self.pipeline.models(),
                     "addresses": addresses,
                 }
             )

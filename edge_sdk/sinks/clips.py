@@ -116,7 +116,7 @@ class Clips:
         self._clip = MjpegAvi(path, fps=self._fps, width=self._size[0], height=self._size[1])
         self._start_t = self._before[0][0]
         self.clips += 1
-        _, picture = cv2.imencode(".jpg", draw(item.frame.image, item.result.to_json()))
+        _, picture = cv2.imencode(".jpg", draw(item))
         self._put(path.with_suffix(".jpg"), picture.tobytes())
         for t_s, jpeg in self._before:
             self._add(t_s, jpeg)

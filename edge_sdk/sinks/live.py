@@ -111,9 +111,8 @@ class LiveView:
             self._stats = {"item": item.result, "latency_ms": item.latency_ms, "frame": item.frame.index}
             return
         self._due = max(self._due + self._every_s, now)
-        result = item.result.to_json()
         self._stats = {"found": label_counts(item.result), "latency_ms": item.latency_ms, "frame": item.frame.index}
-        jpeg = self._encode(draw(item.frame.image, result))
+        jpeg = self._encode(draw(item))
         with self._changed:
             self._jpeg = jpeg
             self._number += 1

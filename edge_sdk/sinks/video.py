@@ -47,7 +47,7 @@ class AnnotatedVideo:
             raise SinkError(f"`{self.path}` cannot be written: {(error.strerror or str(error)).lower()}") from None
 
     def write(self, item: FrameResult) -> None:
-        image = draw(item.frame.image, item.result.to_json())
+        image = draw(item)
         if self._writer is None:
             self._begin(image, item.frame.t_s)
         if (image.shape[1], image.shape[0]) != self._size:

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 BASELINE_FRAMES = 200
 ALARM_PERIOD_S = 60.0
+_METRICS_KEPT = 100
 ALARM_NAMES = {
     "infer": "inference_failed",
     "nonfinite": "output_not_finite",
@@ -100,6 +101,7 @@ class WindowObserver:
         self._closed: deque[tuple[OpenWindow, float]] = deque()
         self._mailbox: tuple[FrameResult, OpenWindow] | None = None
         self._alarms: deque[tuple[str, str, str]] = deque()
+        self._metrics: deque[dict[str, Any]] = deque(maxlen=_METRICS_KEPT)
         self._alarm_sent: dict[str, tuple[float, int]] = {}
         self._next_sample_s = -math.inf
         self._next_result_s = -math.inf
@@ -142,6 +144,12 @@ class WindowObserver:
                 self._alarms.append((kind, detail, self._window.model))
             self._wake.notify()
 
+    def on_metric(self, metric: Mapping[str, Any]) -> None:
+        """Send what second models answered and how shadows differ, as an event of kind `metric`."""
+        with self._wake:
+            self._metrics.append({**metric, "kind": "metric", "t": self._clock(), "pipeline": self._spec.pipeline})
+            self._wake.notify()
+
     def on_drop(self, cause: str, n: int) -> None:
         """Count frames that were never answered; `observer` were, unseen by this one; other causes come as errors."""
         with self._wake:
@@ -174,12 +182,17 @@ class WindowObserver:
         stopping = False
         while not stopping:
             with self._wake:
-                if self._mailbox is None and not self._closed and not self._alarms and not self._stopping:
+                idle = not (self._closed or self._alarms or self._metrics)
+                if self._mailbox is None and idle and not self._stopping:
                     self._wake.wait(timeout=0.25)
                 stopping = self._stopping
                 work, alarms = self._mailbox, list(self._alarms)
                 self._alarms.clear()
+                metrics = list(self._metrics)
+                self._metrics.clear()
             try:
+                for metric in metrics:
+                    self._events.add(metric, now_s=self._monotonic())
                 self._work(work, alarms, stopping)
             except EdgeError as error:
                 logger.error("telemetry: %s", error.message)
