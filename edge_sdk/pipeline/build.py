@@ -10,11 +10,11 @@ from typing import Any, Literal
 import cv2
 
 from edge_sdk import sinks as sink_table
-from edge_sdk import sources as source_table
 from edge_sdk.artifact import Artifact
 from edge_sdk.errors import UsageError
+from edge_sdk.parsing import write_dataclass
 from edge_sdk.pipeline.cascade import Cascade
-from edge_sdk.pipeline.feeds import Feed, LiveFeed, PullFeed
+from edge_sdk.pipeline.intake import Intake, recorder
 from edge_sdk.pipeline.models import ModelSet, ModelSlot, frame_threads, self_test
 from edge_sdk.pipeline.observe import Observer
 from edge_sdk.pipeline.report import Report
@@ -27,7 +27,8 @@ from edge_sdk.pipeline_config import KIND_OF_TASK, SLOT, PipelineConfig, StageCo
 from edge_sdk.rules import Decision, Trace
 from edge_sdk.sinks.base import FrameResult, Sink
 from edge_sdk.sources.base import Source
-from edge_sdk.sources.paced import Paced
+from edge_sdk.sources.record import Recorder
+from edge_sdk.sources.recording import RecordingConfig
 from edge_sdk.sources.uri import redact
 
 
@@ -58,14 +59,10 @@ class Pipeline(Stages):
         stall_s: float = 5.0,
     ) -> None:
         super().__init__()
-        if policy not in ("auto", "all", "latest"):
-            raise UsageError(f"policy must be auto, all or latest, found {policy!r}")
-        self._make_source = _source_maker(source, params or {})
-        self._policy = policy
+        self._intake = Intake(source, params or {}, policy=policy, stall_s=stall_s, retry_first=retry_source)
+        self._recorder: Recorder | None = None
         self._workers = workers
-        self._retry_source = retry_source
         self._resume = resume
-        self._stall_s = stall_s
         self._focus_s: float | None = None
         self._sinks: list[tuple[str, Sink | None, dict[str, Any]]] = []
         self._observers: list[Observer] = []
@@ -84,7 +81,7 @@ class Pipeline(Stages):
             source.uri,
             policy=source.policy,
             workers=config.workers,
-            params=source.params,
+            params=source.options,
             retry_source=retry_source,
             resume=resume,
         )
@@ -96,6 +93,8 @@ class Pipeline(Stages):
             )
         pipe._set_stage(stage, stage.model, stage.shadow)
         pipe.steps(config.steps)
+        if source.record is not None:
+            pipe._recorder = recorder(source.record, write_dataclass(source.recording or RecordingConfig()))
         for sink in config.sinks:
             pipe._sinks.append((sink.uri, None, sink.params))
         return pipe
@@ -109,6 +108,12 @@ class Pipeline(Stages):
             self._sinks.append((sink, None, options))
         else:
             self._sinks.append((redact(getattr(sink, "uri", type(sink).__name__)), sink, options))
+        return self
+
+    def record(self, uri: str, **options: Any) -> Pipeline:
+        """Record the stream at `uri`, not decoded, while the pipeline runs; options as in `RecordingConfig`."""
+        self._not_running("record")
+        self._recorder = recorder(uri, options)
         return self
 
     def observe(self, observer: Observer) -> Pipeline:
@@ -129,30 +134,15 @@ class Pipeline(Stages):
         if self._artifact is None or self._stage is None:
             raise UsageError("the pipeline has no model", hint="add one, for example .detect('model.edge')")
         cv2.setNumThreads(1)
-        source = self._make_source()
-        live = source.live
-        policy = self._policy if self._policy != "auto" else ("latest" if live else "all")
-        if policy == "latest" and not live:
-            source = Paced(source)
+        source = self._intake.make()
+        policy = self._intake.policy_of(source)
+        source = self._intake.paced(source)
         sinks = self._make_sinks(source, live=policy == "latest")
-        workers, models = self._load(live=live or policy == "latest")
+        workers, models = self._load(live=source.live)
         steps, shadow = self._around(models, source)
-        waiting: list[Source] = [source]
-
-        def feed(run: Run) -> Feed:
-            if not source.live:
-                return PullFeed(source, run)
-            return LiveFeed(
-                lambda: waiting.pop() if waiting else self._make_again(policy),
-                run,
-                keep_all=policy == "all",
-                stall_s=self._stall_s,
-                retry_first=self._retry_source,
-            )
-
         kind = self._kind(models)
         run = Run(
-            feed,
+            lambda run: self._intake.feed(source, run),
             ModelSlot(models),
             steps=steps,
             stage=self._stage.name or kind,
@@ -165,14 +155,17 @@ class Pipeline(Stages):
             hand_out=hand_out,
             frames=frames,
             single=not getattr(source, "prompt", False),
-            warnings=getattr(source, "warnings", tuple) if frames is None else tuple,
+            warnings=getattr(source, "warnings", tuple),
             shadow=shadow,
         )
         self._run = run
         try:
+            if self._recorder is not None:
+                self._recorder.start()
             run.start()
         except BaseException:
             self._run = None
+            self._end_recording()
             raise
         if self._stop_early:
             run.stop()
@@ -197,8 +190,9 @@ class Pipeline(Stages):
         """Wait for the end and return the report; raises as `run` does."""
         run = self._running()
         run.finished.wait()
+        self._end_recording()
         run.raise_if_failed()
-        return run.report()
+        return self.report()
 
     def __iter__(self) -> Iterator[FrameResult]:
         if self._run is None:
@@ -222,6 +216,7 @@ class Pipeline(Stages):
             self._run.stop()
             self._run.discard_results()
             self._run.finished.wait()
+        self._end_recording()
 
     def __enter__(self) -> Pipeline:
         return self.start()
@@ -314,7 +309,8 @@ class Pipeline(Stages):
 
     def report(self) -> Report:
         """Return what the run cost so far."""
-        return self._running().report()
+        report = self._running().report()
+        return report if self._recorder is None else replace(report, recording=self._recorder.describe())
 
     def busy(self, now: float) -> tuple[str, float]:
         """Return what the slowest frame thread is in and for how many seconds; `now` is the monotonic clock."""
@@ -373,9 +369,9 @@ class Pipeline(Stages):
             raise
         return steps, open_shadow(around.stage, kind, stage, self._shadow)
 
-    def _make_again(self, policy: str) -> Source:
-        source = self._make_source()
-        return source if source.live or policy != "latest" else Paced(source)
+    def _end_recording(self) -> None:
+        if self._recorder is not None:
+            self._recorder.close()
 
     def _make_sinks(self, source: Source, *, live: bool) -> list[tuple[str, Sink]]:
         made = []
@@ -395,11 +391,3 @@ class Pipeline(Stages):
     def _not_running(self, what: str) -> None:
         if self._run is not None:
             raise UsageError(f"cannot {what}: the pipeline has been started", hint="build a new Pipeline")
-
-
-def _source_maker(source: str | int | Source, params: dict[str, Any]) -> Callable[[], Source]:
-    if isinstance(source, (str, int)):
-        return lambda: source_table.create(str(source), params)
-    if params:
-        raise UsageError("params belong to a source given by its address")
-    return lambda: source

@@ -27,7 +27,7 @@ def check(pipeline: Mapping[str, Any]) -> dict[str, Any]:
         EdgeError: the first thing that does not work.
     """
     config = PipelineConfig.from_mapping(pipeline)
-    source = source_table.create(config.source.uri, config.source.params)
+    source = source_table.create(config.source.uri, config.source.options)
     for sink in config.sinks:
         sink_table.create(sink.uri, sink.params)
     first = config.model_stage

@@ -70,7 +70,7 @@ def measure(spec: Mapping[str, Any], progress: Callable[[str], None]) -> dict[st
 
 
 def _first_frame(config: PipelineConfig) -> Image:
-    source = source_table.create(config.source.uri, config.source.params)
+    source = source_table.create(config.source.uri, config.source.options)
     if source.live:
         raise UsageError(
             f"`{redact(config.source.uri)}` never ends: CPU per frame is measured on files",
@@ -90,7 +90,7 @@ def _first_frame(config: PipelineConfig) -> Image:
 
 def _decode(config: PipelineConfig, frames: int) -> tuple[float, int]:
     """Return CPU ms per frame of reading alone, and how many frames there were."""
-    source = source_table.create(config.source.uri, config.source.params)
+    source = source_table.create(config.source.uri, config.source.options)
     source.open()
     n = 0
     begin = time.process_time()
@@ -131,5 +131,5 @@ def _engine(artifact: Artifact, image: Image, runs: int, workers: int) -> float:
 
 
 def _pipeline(config: PipelineConfig, stage: StageConfig, artifact: Artifact, frames: int, workers: int) -> Any:
-    pipe = Pipeline(config.source.uri, policy="all", workers=workers, params=config.source.params)
+    pipe = Pipeline(config.source.uri, policy="all", workers=workers, params=config.source.options)
     return pipe.stage(artifact, name=stage.label, **stage.params).steps(config.steps).run(frames=frames)

@@ -102,6 +102,8 @@ class Report:
     warnings: tuple[str, ...]
     reconnects: int
     swaps: int
+    control: Mapping[str, Any] = field(default_factory=dict)
+    recording: Mapping[str, Any] | None = None
 
     @property
     def fps(self) -> float:
@@ -130,6 +132,8 @@ class Report:
             "swaps": self.swaps,
             "workers": self.workers,
             "policy": self.policy,
+            **({"control": dict(self.control)} if self.control else {}),
+            **({} if self.recording is None else {"recording": dict(self.recording)}),
         }
 
 

@@ -49,3 +49,12 @@ class Paced:
 
     def close(self) -> None:
         self._source.close()
+
+    def interrupt(self) -> None:
+        """End a read that waits, where the source that is played can do that."""
+        getattr(self._source, "interrupt", lambda: None)()
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return those of the source that is played."""
+        found: tuple[str, ...] = getattr(self._source, "warnings", tuple)()
+        return found
