@@ -22,7 +22,7 @@ from edge_sdk.tasks.base import Classes, Detections, Embedding, Keypoints, Mask,
 
 METRIC_PARAMS = {"detection": {"score": 0.001, "max_detections": 100}}
 """What metrics read: every candidate, not only those above the threshold of the device."""
-KEPT_IMAGES, KEPT_BYTES = 16, 64 << 20
+KEPT_IMAGES, KEPT_BYTES = 16, 24 << 20
 """How much of the source's raw outputs is kept to compare those of builds with."""
 
 

@@ -71,7 +71,7 @@ class DataSet:
         if not self.samples:
             return False
         if task == "segmentation":
-            return all(s.mask is not None for s in self.samples)
+            return any(s.mask is not None for s in self.samples)
         if task == "detection":
             return all(s.boxes is not None for s in self.samples)
         if task == "keypoints":
@@ -79,6 +79,12 @@ class DataSet:
         if task == "regression":
             return all(s.values is not None for s in self.samples)
         return task in ("classification", "embedding") and all(s.class_id is not None for s in self.samples)
+
+    def for_task(self, task: str) -> DataSet:
+        """Return the set as it judges a model of the task: without images that have no mask, for one of masks."""
+        if task != "segmentation":
+            return self
+        return replace(self, samples=tuple(s for s in self.samples if s.mask is not None))
 
     def keep(self, images: Iterable[Path]) -> DataSet:
         """Return the set without the samples whose image is not in `images`."""

@@ -86,3 +86,16 @@ def _collapsed(
     known = labels if name in ("scores", "values") else ()
     words = ", ".join(known[i] if i < len(known) else str(i) for i in dead[:5])
     return f"{still.format(dead.size)} over the golden set: {words}"
+
+
+def spans(source: Mapping[str, Any], build: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Return by watched group the span of each channel of the build over that of the source, 1 where it had none."""
+    found = {}
+    for name, now in build.items():
+        before = source.get(name)
+        if before is None or len(before["low"]) != len(now["low"]):
+            continue
+        old, new = (np.asarray(m["high"], float) - np.asarray(m["low"], float) for m in (before, now))
+        ratio = np.divide(new, old, out=np.ones_like(old), where=old > 0)
+        found[name] = [round(float(r), 4) for r in ratio]
+    return found
