@@ -28,6 +28,24 @@ def registry() -> Registry:
                 extra="convert,torch",
                 capabilities={"title": "PyTorch"},
             ),
+            "keras": Plugin(
+                target="converters.frontends.keras:inspect",
+                requires=("tensorflow", "tf2onnx", "onnx", "onnxruntime"),
+                extra="convert,tensorflow",
+                capabilities={"title": "Keras"},
+            ),
+            "hdf5": Plugin(
+                target="converters.frontends.keras:inspect",
+                requires=("tensorflow", "tf2onnx", "onnx", "onnxruntime"),
+                extra="convert,tensorflow",
+                capabilities={"title": "Keras"},
+            ),
+            "savedmodel": Plugin(
+                target="converters.frontends.savedmodel:inspect",
+                requires=("tensorflow", "tf2onnx", "onnx", "onnxruntime"),
+                extra="convert,tensorflow",
+                capabilities={"title": "SavedModel"},
+            ),
         },
     )
 

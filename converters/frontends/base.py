@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,4 +126,47 @@ def sniff(path: Path) -> str:
         return "onnx"
     raise ConversionError(
         f"`{path.name}` is no model that is known: it begins with {head[:8]!r}", hint="give an .onnx file"
+    )
+
+
+def fix_sizes(
+    name: str, sizes: Sequence[int | str | None], layout: str | None, size: tuple[int, int] | None
+) -> tuple[int, ...]:
+    """Return the sizes of an input with a batch of 1 and, where they are open, the height and width of `size`.
+
+    Args:
+        sizes: four for an image; a name or None where dynamic.
+        size: width, height.
+
+    Raises:
+        UsageError: sizes stay open.
+    """
+    fixed = list(sizes)
+    if len(fixed) == 4:
+        fixed[0] = fixed[0] if isinstance(fixed[0], int) else 1
+        rows, columns = (1, 2) if layout == "NHWC" or fixed[3] in (1, 3) else (2, 3)
+        if size is not None and not (isinstance(fixed[rows], int) and isinstance(fixed[columns], int)):
+            fixed[rows], fixed[columns] = size[1], size[0]
+    if any(not isinstance(d, int) for d in fixed):
+        shown = ", ".join(str(d if d is not None else "?") for d in fixed)
+        raise UsageError(
+            f"the input `{name}` has the dynamic shape [{shown}]",
+            hint="say the size that the device will use: --size WIDTHxHEIGHT",
+        )
+    return tuple(int(d) for d in fixed if isinstance(d, int))
+
+
+def nan_weights(file: str, name: str, count: int) -> ConversionError:
+    """Return the error for a weight that holds NaN."""
+    return ConversionError(
+        f"`{file}` has {count} NaN values in the weight `{name}`",
+        hint="the training diverged or the file is damaged: export a good checkpoint",
+    )
+
+
+def one_image(found: str) -> ConversionError:
+    """Return the error for a model whose inputs (`found`) are not one image."""
+    return ConversionError(
+        f"the model needs one image input of 1 or 3 channels, it has {found or 'none'}",
+        hint="export the part that takes one image",
     )

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from converters import graph as g
 from converters.frontends import recognise
-from converters.frontends.base import Source, TensorInfo
+from converters.frontends.base import Source, TensorInfo, fix_sizes, nan_weights, one_image
 from converters.frontends.ops import of_onnx
 from edge_sdk.errors import BackendError, ConversionError, UsageError
 
@@ -63,6 +63,18 @@ def fixed(name: str, raw: bytes, options: Mapping[str, Any]) -> tuple[Any, Sourc
         opset=opset,
     )
     return model, source
+
+
+def check_opset(model: Any, asked: int | None) -> int:
+    """Return the opset that an exporter wrote.
+
+    Raises:
+        ConversionError: another one was asked for.
+    """
+    written = next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if asked is not None and written != asked:
+        raise ConversionError(f"--opset {asked}: the exporter wrote opset {written}", hint="leave --opset out")
+    return written
 
 
 def write(model: Any, source: Source, work: Path) -> Source:
@@ -137,27 +149,12 @@ def _check_tensors(name: str, model: Any) -> None:
             values = numpy_helper.to_array(tensor)
             if not np.isfinite(values).all() and np.isnan(values).any():
                 bad = int(np.isnan(values).sum())
-                raise ConversionError(
-                    f"`{name}` has {bad} NaN values in the weight `{tensor.name}`",
-                    hint="the training diverged or the file is damaged: export a good checkpoint",
-                )
+                raise nan_weights(name, tensor.name, bad)
 
 
 def _fix_shapes(model: Any, layout: str | None, size: tuple[int, int] | None) -> None:
     for value in g.image_inputs(model):
-        shape = list(g.dims(value))
-        if len(shape) == 4:
-            shape[0] = 1 if not isinstance(shape[0], int) else shape[0]
-            rows, columns = (1, 2) if layout == "NHWC" or shape[3] in (1, 3) else (2, 3)
-            if size is not None and not (isinstance(shape[rows], int) and isinstance(shape[columns], int)):
-                shape[rows], shape[columns] = size[1], size[0]
-        if any(not isinstance(d, int) for d in shape):
-            sizes = ", ".join(str(d if d is not None else "?") for d in shape)
-            raise UsageError(
-                f"the input `{value.name}` has the dynamic shape [{sizes}]",
-                hint="say the size that the device will use: --size WIDTHxHEIGHT",
-            )
-        g.set_dims(value, [int(d) for d in shape if isinstance(d, int)])
+        g.set_dims(value, fix_sizes(value.name, g.dims(value), layout, size))
     constants = {t.name for t in model.graph.initializer} | {i.name for i in g.image_inputs(model)}
     shapes = [o for o in model.graph.output if o.name not in constants]
     for value in shapes:
@@ -174,11 +171,7 @@ def _find_input(model: Any) -> Any:
     inputs = g.image_inputs(model)
     images = [i for i in inputs if len(g.dims(i)) == 4 and {g.dims(i)[1], g.dims(i)[3]} & {1, 3}]
     if len(inputs) != 1 or len(images) != 1:
-        found = ", ".join(f"{i.name} {list(g.dims(i))}" for i in inputs) or "none"
-        raise ConversionError(
-            f"the model needs one image input of 1 or 3 channels, it has {found}",
-            hint="export the part that takes one image",
-        )
+        raise one_image(", ".join(f"{i.name} {list(g.dims(i))}" for i in inputs))
     if _dtype(images[0]) not in INPUT_TYPES:
         raise ConversionError(f"the input `{images[0].name}` has dtype {_dtype(images[0])}, expected float32 or uint8")
     return images[0]

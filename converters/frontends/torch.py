@@ -22,6 +22,7 @@ from onnx import helper
 
 from converters.frontends import onnx as onnx_frontend
 from converters.frontends import parity, torch_program, torch_weights
+from converters.frontends.base import fix_sizes, one_image
 from edge_sdk.errors import ConversionError, UsageError
 
 OPSET = 18
@@ -110,25 +111,11 @@ def _program(path: Path, options: Mapping[str, Any]) -> tuple[Any, Any, tuple[st
     inputs = [n for n in loaded.graph.nodes if n.op == "placeholder" and n.name in named]
     shapes = [list(n.meta["val"].shape) for n in inputs if isinstance(n.meta.get("val"), torch.Tensor)]
     if len(inputs) != 1 or len(shapes) != 1 or len(shapes[0]) != 4:
-        found = ", ".join(str([str(d) for d in s]) for s in shapes) or "none"
-        raise ConversionError(
-            f"the model needs one image input of 1 or 3 channels, it has {found}",
-            hint="export the part that takes one image",
-        )
-    sizes: list[Any] = [d if isinstance(d, int) else None for d in shapes[0]]
-    sizes[0] = 1 if sizes[0] is None else sizes[0]
-    size = options.get("size")
-    nhwc = options.get("layout") == "NHWC" or sizes[3] in (1, 3)
-    rows, columns = (1, 2) if nhwc else (2, 3)
-    if size is not None:
-        sizes[rows], sizes[columns] = sizes[rows] or size[1], sizes[columns] or size[0]
-    if None in sizes:
-        raise UsageError(
-            f"the input has the dynamic shape [{', '.join(str(d) for d in shapes[0])}]",
-            hint="say the size that the device will use: --size WIDTHxHEIGHT",
-        )
+        raise one_image(", ".join(str([str(d) for d in s]) for s in shapes))
+    named_sizes = [d if isinstance(d, int) else str(d) for d in shapes[0]]
+    sizes = fix_sizes(inputs[0].name, named_sizes, options.get("layout"), options.get("size"))
     value = torch.zeros(sizes, dtype=inputs[0].meta["val"].dtype)
-    return loaded.module(check_guards=False), value, (f"input {sizes} of the exported program",)
+    return loaded.module(check_guards=False), value, (f"input {list(sizes)} of the exported program",)
 
 
 def _built(path: Path | None, factory: str | None, options: Mapping[str, Any]) -> tuple[Any, Any, tuple[str, ...]]:
@@ -287,9 +274,7 @@ class _Traced:
                 f"`{self.label}` cannot be exported to ONNX opset {wanted}: {_said(error)}",
                 hint="try --opset 17 (tracing) or --opset 18; -v shows what the exporter said",
             ) from None
-        written = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-        if opset is not None and written != opset:
-            raise ConversionError(f"--opset {opset}: the exporter wrote opset {written}", hint="leave --opset out")
+        onnx_frontend.check_opset(model, opset)
         return _plain(model)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from converters.frontends.base import nan_weights
 from edge_sdk.errors import ConversionError, UsageError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "model_state", "net", "network", "weights", "params", "ema")
@@ -29,10 +30,7 @@ def read_state(path: Path) -> tuple[State, tuple[str, ...]]:
     state, because = _unwrap(path, found)
     for name, tensor in state.items():
         if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
-            raise ConversionError(
-                f"`{path.name}` has {int(torch.isnan(tensor).sum())} NaN values in the weight `{name}`",
-                hint="the training diverged or the file is damaged: export a good checkpoint",
-            )
+            raise nan_weights(path.name, name, int(torch.isnan(tensor).sum()))
     return state, because
 
 
