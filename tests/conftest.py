@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,57 @@ def testdata() -> Path:
     if not (path / "manifest.json").is_file():
         pytest.skip(f"no test material at {path}: set EDGE_TESTDATA")
     return path
+
+
+@pytest.fixture(scope="session")
+def coco_labels(testdata: Path) -> tuple[str, ...]:
+    """The 80 class names of COCO detectors."""
+    text = (testdata / "datasets" / "coco128_train2017" / "classes.yaml").read_text()
+    rows = [line.strip().partition(":") for line in text.splitlines() if line.strip()[:1].isdigit()]
+    return tuple(name.strip() for _, _, name in rows)
+
+
+@pytest.fixture(scope="session")
+def real_artifact(testdata: Path, tmp_path_factory: Any) -> Callable[..., Path]:
+    """A function that packs a model of the test material as it is published; its engine is the file's own.
+
+    `image` are keys of the manifest's `input`, such as `color` (default rgb), `resize`, `mean`, `std`.
+    """
+    from edge_sdk import runtimes
+    from edge_sdk.artifact import write_artifact
+    from edge_sdk.tasks import decoders
+    from edge_sdk.testing import tiny_manifest
+
+    folder = tmp_path_factory.mktemp("real")
+
+    def pack(file: str, decoder: str, *, labels: Any = (), params: Any = None, **image: Any) -> Path:
+        source = testdata / "models" / file
+        engine = {".onnx": "onnxruntime", ".xml": "openvino", ".tflite": "litert"}[source.suffix]
+        if runtimes.registry().missing(engine):
+            pytest.skip(f"{engine} is not installed")
+        runtime = runtimes.registry().load(engine)(source, {})
+        spec = runtime.inputs[0]
+        shape = [d or 1 for d in spec.shape]
+        outputs = [{"name": o.name, "shape": [d or 1 for d in o.shape], "dtype": o.dtype} for o in runtime.outputs]
+        for given, output in zip(runtime.outputs, outputs, strict=True):
+            if given.scale is not None:
+                output |= {"scale": given.scale, "zero": given.zero}
+        runtime.close()
+        layout = "NHWC" if shape[3] in (1, 3) else "NCHW"
+        form = {"name": spec.name, "shape": shape, "dtype": spec.dtype, "layout": layout, "color": "rgb"}
+        manifest = tiny_manifest(
+            decoders().plugin(decoder).capabilities["task"],
+            name=source.stem.replace(".", "-").lower(),
+            input=form | {"resize": {"mode": "stretch"}} | image,
+            outputs=outputs,
+            decoder={"name": decoder, "params": params or {}},
+            runtime={"name": engine, "options": {"threads": 1}},
+        )
+        entries = {f"model/{source.name}": source, "labels.txt": "".join(f"{name}\n" for name in labels).encode()}
+        path = folder / f"{source.stem}-{len(list(folder.iterdir()))}.edge"
+        return write_artifact(path, manifest=manifest, entries=entries, evidence={}).path
+
+    return pack
 
 
 @pytest.fixture
