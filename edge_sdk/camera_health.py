@@ -147,6 +147,11 @@ class CameraHealth:
         self._same_since_s = 0.0
         self._recent: list[tuple[float, Map]] = []
 
+    def adopt(self, old: CameraHealth) -> None:
+        """Go on with the reference and the problems of another."""
+        for name in ("_watches", "_reference", "_last_s", "_last_gray", "_same_since_s", "_recent"):
+            setattr(self, name, getattr(old, name))
+
     @property
     def problems(self) -> tuple[str, ...]:
         """What is wrong now, by name."""

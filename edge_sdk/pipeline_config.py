@@ -7,14 +7,19 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from edge_sdk import schedule
 from edge_sdk.config import parse, read_toml
+from edge_sdk.degrade import DegradeConfig
 from edge_sdk.errors import ConfigError, UsageError
 from edge_sdk.parsing import read_dataclass, write_dataclass
 from edge_sdk.registry import near_miss
+from edge_sdk.schedule import OverrideConfig
+from edge_sdk.serve_config import ServeConfig
 from edge_sdk.sinks import sinks
 from edge_sdk.sinks.uri import place, sink_name
 from edge_sdk.sources import sources
-from edge_sdk.sources.uri import file_path, kind_of, redact
+from edge_sdk.sources.recording import RecordingConfig
+from edge_sdk.sources.uri import file_path, kind_of, redact, split_options
 from edge_sdk.stage_params import STEP_PARAMS, CropParams
 
 TASK_OF_KIND: Mapping[str, str] = {
@@ -44,15 +49,52 @@ Kind = Literal[
     "motion_gate",
 ]
 Policy = Literal["auto", "all", "latest"]
+Decode = Literal["auto", "software", "vaapi", "v4l2m2m", "nvdec"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceConfig:
-    """Where frames come from; policy `auto` is `latest` for live sources and `all` for files."""
+    """Where frames come from; policy `auto` is `latest` for live sources and `all` for files.
+
+    Args:
+        decode: read a video or a stream with an ffmpeg process and this decoder, software where it does not work here.
+        record: the main stream of the camera, recorded without being decoded while the pipeline sees `uri`.
+        recording: how it is kept.
+    """
 
     uri: str
     policy: Policy = "auto"
     params: dict[str, Any] = field(default_factory=dict)
+    decode: Decode | None = None
+    record: str | None = None
+    recording: RecordingConfig | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The source's params with `decode` among them."""
+        return self.params if self.decode is None else {**self.params, "decode": self.decode}
+
+    def problems(self) -> list[str]:
+        """Return one line for each value that cannot work, without opening anything."""
+        found = _try("source.uri", lambda: sources().plugin(kind_of(self.uri)))
+        if self.decode is not None and kind_of(self.uri) not in ("video", "stream"):
+            found.append("source.decode: goes with a video or a stream")
+        if self.record is None and self.recording is not None:
+            found.append("source.recording: `record` is missing, the address of the main stream")
+        if self.record is not None and kind_of(self.record) != "stream":
+            found.append("source.record: expected the address of a stream, rtsp://… or http://…")
+        return found
+
+    def relative_to(self, folder: Path) -> SourceConfig:
+        """Return it with relative paths taken from `folder`."""
+        uri, recording = self.uri, self.recording
+        if kind_of(uri) in ("video", "images"):
+            path = split_options(uri)[0]
+            uri = str(folder / file_path(uri)) + uri[len(path) :]
+        if self.record is not None:
+            recording = recording or RecordingConfig()
+            recording = replace(recording, folder=str(folder / recording.folder))
+        return replace(self, uri=uri, recording=recording)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +113,7 @@ class StageConfig:
         crop: how they are cut out.
         shadow: an artifact that answers some of the frames too, off the frame path, to be compared.
         shadow_every: one frame (or crop) in so many.
+        enabled: False leaves out a stage without a model until an override, or somebody, switches it on.
     """
 
     name: str | None = None
@@ -83,6 +126,7 @@ class StageConfig:
     crop: CropParams | None = None
     shadow: str | None = None
     shadow_every: int = field(default=20, metadata={"min": 1, "max": 1000000})
+    enabled: bool = True
 
     @property
     def is_step(self) -> bool:
@@ -110,12 +154,19 @@ class SinkConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineConfig:
-    """A pipeline as people write it; `workers` None means one a core for files, one for live sources."""
+    """A pipeline as people write it; `workers` None means one a core for files, one for live sources.
+
+    `time_zone` is that of the overrides, such as Europe/Vienna; none means that of the machine.
+    """
 
     source: SourceConfig
     stages: tuple[StageConfig, ...] = field(metadata={"key": "stage"})
     sinks: tuple[SinkConfig, ...] = field(default=(), metadata={"key": "sink"})
     workers: int | None = field(default=None, metadata={"min": 1, "max": 64})
+    time_zone: str | None = None
+    overrides: tuple[OverrideConfig, ...] = field(default=(), metadata={"key": "override"})
+    degrade: DegradeConfig | None = None
+    serve: ServeConfig | None = None
 
     @classmethod
     def from_toml(cls, path: str | Path) -> PipelineConfig:
@@ -165,21 +216,44 @@ class PipelineConfig:
             else:
                 found += _second_problems(stage, f"stage[{i}]", models[0].label if models else "detect")
                 seconds.append(stage.label)
-        found += _try("source.uri", lambda: sources().plugin(kind_of(self.source.uri)))
+        found += self.source.problems()
         for i, sink in enumerate(self.sinks):
             found += _try(f"sink[{i}].uri", lambda uri=sink.uri: sinks().plugin(sink_name(uri)))
+        found += self._control_problems()
         places = [place(s.uri) for s in self.sinks]
         found += [f"sink[{i}].uri: `{redact(p)}` is written twice" for i, p in enumerate(places) if p in places[:i]]
         return found
 
+    def _control_problems(self) -> list[str]:
+        """Return what is wrong with overrides, time zone and what is switched off."""
+        steps = tuple(s.label for s in self.stages if s.is_step)
+        found = schedule.problems(self.overrides, tuple(s.label for s in self.stages), steps)
+        found += [
+            f"stage[{i}].enabled: a stage with a model cannot be switched off"
+            for i, stage in enumerate(self.stages)
+            if not (stage.enabled or stage.is_step)
+        ]
+        for i, override in enumerate(self.overrides):
+            for stage in self.stages:
+                if stage.is_step and stage.label in override.stage:
+                    params = {**stage.params, **override.stage[stage.label]}
+                    _, wrong = read_dataclass(params, STEP_PARAMS[str(stage.kind)])
+                    found += [f"override[{i}].stage.{stage.label}.{line}" for line in wrong]
+        if self.time_zone is not None:
+            try:
+                schedule.zone_of(self.time_zone)
+            except ValueError as error:
+                found.append(f"time_zone: {error}")
+        return found
+
     def relative_to(self, folder: Path) -> PipelineConfig:
         """Return it with relative paths of source, models and sinks taken from `folder`."""
-        source = self.source
-        if kind_of(source.uri) in ("video", "images"):
-            source = replace(source, uri=str(folder / file_path(source.uri)))
         stages = tuple(_stage_from(folder, s) for s in self.stages)
         sinks_ = tuple(replace(s, uri=_sink_from(folder, s.uri)) for s in self.sinks)
-        return replace(self, source=source, stages=stages, sinks=sinks_)
+        serve = self.serve
+        if serve is not None and serve.token_file is not None:
+            serve = replace(serve, token_file=folder / serve.token_file)
+        return replace(self, source=self.source.relative_to(folder), stages=stages, sinks=sinks_, serve=serve)
 
     def with_model(self, artifact: str | Path) -> PipelineConfig:
         """Return it with `model = "slot"` stages running `artifact`."""

@@ -25,6 +25,10 @@ class Privacy:
         self.filter = Filter(classes=self.params.classes, min_score=self.params.min_score)
         self._kept: list[tuple[float, NDArray[np.float32]]] = []
 
+    def adopt(self, old: Privacy) -> None:
+        """Keep hidden what another one hides still."""
+        self._kept = old._kept
+
     def hide(self, image: Image, result: Detections | Mask, t_s: float) -> int:
         """Make what was found unreadable in `image`, in place; return how many boxes, or pixels of a mask, that was.
 

@@ -1,8 +1,8 @@
 """Overrides: what a pipeline does differently at times of day, or in the dark; standard library only.
 
-Times are those of the wall clock in one time zone (`time_zone` of the pipeline, else that of the machine). A span is judged by
-what the clock shows, so on the day when it goes back a span holds in both of the doubled hours, and when it goes
-forward the missing hour belongs to whatever the clock shows next.
+Times are those of the wall clock in one time zone (`time_zone` of the pipeline, else that of the machine). A span is
+judged by what the clock shows, so on the day when it goes back a span holds in both of the doubled hours, and when it
+goes forward the missing hour belongs to whatever the clock shows next.
 """
 
 from __future__ import annotations
@@ -153,19 +153,20 @@ def zone_of(name: str) -> ZoneInfo:
         ) from None
 
 
-def problems(overrides: Sequence[OverrideConfig], stages: Sequence[str]) -> list[str]:
-    """Return one line for each name in the overrides that means nothing."""
+def problems(overrides: Sequence[OverrideConfig], stages: Sequence[str], steps: Sequence[str]) -> list[str]:
+    """Return one line for each name in the overrides that means nothing; only `steps` can be switched off and on."""
     found = []
     names = [o.name for o in overrides]
     for i, override in enumerate(overrides):
         if override.name in names[:i]:
             found.append(f"override[{i}].name: two overrides are called `{override.name}`")
-        where = {"stage": override.stage, "off": override.off, "on": override.on}
-        for key, mentioned in where.items():
+        where = {"stage": (override.stage, stages), "off": (override.off, steps), "on": (override.on, steps)}
+        for key, (mentioned, known) in where.items():
+            what = "stage" if key == "stage" else "stage without a model"
             for name in mentioned:
-                if name not in stages:
-                    hint = near_miss(name, stages) or f"stages: {', '.join(stages) or 'none'}"
-                    found.append(f"override[{i}].{key}: no stage `{name}`, {hint}")
+                if name not in known:
+                    hint = near_miss(name, known) or f"it has {', '.join(known) or 'none'}"
+                    found.append(f"override[{i}].{key}: the pipeline has no {what} `{name}`, {hint}")
     return found
 
 

@@ -14,14 +14,15 @@ from edge_sdk.artifact import Artifact
 from edge_sdk.errors import UsageError
 from edge_sdk.parsing import write_dataclass
 from edge_sdk.pipeline.cascade import Cascade
+from edge_sdk.pipeline.control import Rules
 from edge_sdk.pipeline.intake import Intake, recorder
+from edge_sdk.pipeline.live import Live
 from edge_sdk.pipeline.models import ModelSet, ModelSlot, frame_threads, self_test
 from edge_sdk.pipeline.observe import Observer
 from edge_sdk.pipeline.report import Report
 from edge_sdk.pipeline.run import Run
 from edge_sdk.pipeline.second import ArtifactLike, load, open_second, open_shadow
 from edge_sdk.pipeline.shadow import Shadow
-from edge_sdk.pipeline.stages import Stages
 from edge_sdk.pipeline.steps import Around, Steps, build
 from edge_sdk.pipeline_config import KIND_OF_TASK, SLOT, PipelineConfig, StageConfig
 from edge_sdk.rules import Decision, Trace
@@ -32,7 +33,7 @@ from edge_sdk.sources.recording import RecordingConfig
 from edge_sdk.sources.uri import redact
 
 
-class Pipeline(Stages):
+class Pipeline(Live):
     """Frames of one source through a model into sinks, observers and whoever iterates.
 
     Args:
@@ -61,10 +62,9 @@ class Pipeline(Stages):
         super().__init__()
         self._intake = Intake(source, params or {}, policy=policy, stall_s=stall_s, retry_first=retry_source)
         self._recorder: Recorder | None = None
-        self._workers = workers
+        self._workers, self._pipelines = workers, 1
         self._resume = resume
         self._focus_s: float | None = None
-        self._sinks: list[tuple[str, Sink | None, dict[str, Any]]] = []
         self._observers: list[Observer] = []
         self._run: Run | None = None
         self._stop_early = False
@@ -97,7 +97,9 @@ class Pipeline(Stages):
             pipe._recorder = recorder(source.record, write_dataclass(source.recording or RecordingConfig()))
         for sink in config.sinks:
             pipe._sinks.append((sink.uri, None, sink.params))
-        return pipe
+        pipe._described = config
+        rules = Rules(overrides=config.overrides, time_zone=config.time_zone, degrade=config.degrade)
+        return pipe.go_by(rules)
 
     # -- building ------------------------------------------------------------------------------------------------
 
@@ -122,6 +124,12 @@ class Pipeline(Stages):
         self._observers.append(observer)
         return self
 
+    def among(self, pipelines: int) -> Pipeline:
+        """Be one of so many pipelines in this process: a file takes its share of the cores, not all of them."""
+        self._not_running("join others")
+        self._pipelines = max(1, pipelines)
+        return self
+
     # -- running -------------------------------------------------------------------------------------------------
 
     def start(self, *, frames: int | None = None, hand_out: bool = True) -> Pipeline:
@@ -131,6 +139,7 @@ class Pipeline(Stages):
             EdgeError: something cannot be opened.
         """
         self._not_running("start")
+        self._at_start = None
         if self._artifact is None or self._stage is None:
             raise UsageError("the pipeline has no model", hint="add one, for example .detect('model.edge')")
         cv2.setNumThreads(1)
@@ -139,7 +148,7 @@ class Pipeline(Stages):
         source = self._intake.paced(source)
         sinks = self._make_sinks(source, live=policy == "latest")
         workers, models = self._load(live=source.live)
-        steps, shadow = self._around(models, source)
+        steps, shadow, around = self._around(models, source)
         kind = self._kind(models)
         run = Run(
             lambda run: self._intake.feed(source, run),
@@ -159,6 +168,7 @@ class Pipeline(Stages):
             shadow=shadow,
         )
         self._run = run
+        self._take_control(run, around)
         try:
             if self._recorder is not None:
                 self._recorder.start()
@@ -243,8 +253,7 @@ class Pipeline(Stages):
             known = ", ".join(f"`{name}`" for name in (run.stage, *(s.name for s in run.steps.seconds)))
             raise UsageError(f"the pipeline has no stage `{stage}`", hint=f"stages with a model: {known}")
         kind, slot = (run.kind, run.slot) if second is None else (second.kind, second.slot)
-        config = self._stage if second is None else second.config
-        assert config is not None
+        config = self._live_stage(run.stage if second is None else second.name)
         count = len(slot.current.models)
         if count != 1 and not isinstance(artifact, (str, Path, Artifact)):
             raise UsageError(f"{count} frame threads need {count} models", hint="swap to a path or an Artifact")
@@ -260,9 +269,11 @@ class Pipeline(Stages):
             raise
         slot.replace(models)
         if second is not None:
+            self._swapped(second.name, artifact)
             run.swaps += 1
             return models.describe()
         run.swaps += 1
+        self._swapped(run.stage, artifact)
         self._artifact = artifact
         return models.describe()
 
@@ -336,17 +347,17 @@ class Pipeline(Stages):
     def _load(self, *, live: bool) -> tuple[int, ModelSet]:
         assert self._artifact is not None
         assert self._stage is not None
-        stage, artifact = self._stage, self._artifact
+        stage, artifact = self._stages_at_start()[0], self._artifact
         if not isinstance(artifact, (str, Path, Artifact)):
             return 1, load(artifact, count=1, kind=stage.kind, params=stage.params, roi=stage.roi)
         artifact = artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
-        workers = self._workers or frame_threads(artifact, live=live)
+        workers = self._workers or max(1, frame_threads(artifact, live=live) // self._pipelines)
         return workers, load(artifact, count=workers, kind=stage.kind, params=stage.params, roi=stage.roi)
 
-    def _around(self, models: ModelSet, source: Source) -> tuple[Steps, Shadow | None]:
+    def _around(self, models: ModelSet, source: Source) -> tuple[Steps, Shadow | None, Around]:
         """Build the stages around the model; what cannot be built closes it."""
         assert self._stage is not None
-        stage, first = self._stage, models.models[0]
+        stage, first = self._stages_at_start()[0], models.models[0]
         kind = self._kind(models)
         places = iter(i for i, config in enumerate(self._steps) if config.after is not None)
 
@@ -361,13 +372,14 @@ class Pipeline(Stages):
             every=stage.every,
             second=second,
         )
-        configs = [replace(c, after=around.stage) if c.after == stage.label else c for c in self._steps]
+        rest = self._stages_at_start()[1:]
+        configs = [replace(c, after=around.stage) if c.after == stage.label else c for c in rest]
         try:
             steps = build(configs, around, Trace(focus_s=self._focus_s))
         except BaseException:
             models.close()
             raise
-        return steps, open_shadow(around.stage, kind, stage, self._shadow)
+        return steps, open_shadow(around.stage, kind, stage, self._shadow), around
 
     def _end_recording(self) -> None:
         if self._recorder is not None:
@@ -379,6 +391,7 @@ class Pipeline(Stages):
             if sink is None:
                 context: dict[str, Any] = {"live": live, "append": self._resume}
                 context |= {"fps": source.fps} if source.fps else {}
+                self._sink_context = context
                 sink = sink_table.create(uri, {**context, **options})
             made.append((redact(uri), sink))
         return made

@@ -105,6 +105,11 @@ class Cascade:
         except UsageError as error:
             raise UsageError(f"stage `{self.name}`: crop: {error.message}", hint=error.hint) from None
 
+    def change(self, crop: CropParams) -> None:
+        """Cut out as `crop` says from the next frame on."""
+        self.params = crop
+        self.filter = Filter(classes=crop.classes, min_score=crop.min_score)
+
     def describe(self) -> dict[str, Any]:
         """Return the model, how many crops it was asked about, which were not, and mean ms a crop by phase."""
         asked = max(1, self._crops)

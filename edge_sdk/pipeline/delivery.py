@@ -50,6 +50,10 @@ class Delivery:
     def sinks(self) -> tuple[Sink, ...]:
         return tuple(sink for _, sink in self._sinks)
 
+    def observe(self, observer: Observer) -> None:
+        """Let one more observer see what comes from now on."""
+        self._observers.add(observer)
+
     def open(self) -> None:
         """Open the sinks, and then let results in.
 

@@ -64,6 +64,7 @@ class ModelSlot:
     def __init__(self, current: ModelSet) -> None:
         self._current = current
         self._closed = False
+        self._sharing: list[ModelSet] = []
         self._changed = threading.Condition()
 
     @property
@@ -78,11 +79,11 @@ class ModelSlot:
     def release(self, models: ModelSet) -> None:
         with self._changed:
             models.in_flight -= 1
-            if models is not self._current:
+            if models is not self._current and models.in_flight == 0:
                 self._changed.notify_all()
 
-    def replace(self, new: ModelSet) -> None:
-        """Make `new` the one that the next frame gets.
+    def replace(self, new: ModelSet, *, close: bool = True) -> None:
+        """Make `new` the one that the next frame gets; without `close` it has the engines of the one before.
 
         Raises:
             UsageError: the pipeline has ended; `new` is closed.
@@ -90,10 +91,15 @@ class ModelSlot:
         with self._changed:
             if not self._closed:
                 old, self._current = self._current, new
-                self._changed.wait_for(lambda: old.in_flight == 0, timeout=60)
+                if not close:
+                    self._sharing = [s for s in self._sharing if s.in_flight] + [old]
+                    return
+                busy, self._sharing = [*self._sharing, old], []
+                self._changed.wait_for(lambda: not any(s.in_flight for s in busy), timeout=60)
             else:
                 old = new
-        old.close()
+        if close:
+            old.close()
         if old is new:
             raise UsageError("the pipeline has ended, there is nothing to swap", hint="start it again")
 

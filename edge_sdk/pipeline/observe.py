@@ -40,6 +40,9 @@ class Observers:
         self._observers = tuple(observers)
         self.failures = 0
 
+    def add(self, observer: Observer) -> None:
+        self._observers = (*self._observers, observer)
+
     def __bool__(self) -> bool:
         return bool(self._observers)
 

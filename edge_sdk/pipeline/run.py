@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from edge_sdk.errors import BackendError, EdgeError
 from edge_sdk.pipeline.burst import Taken, answer, burst_size
+from edge_sdk.pipeline.cascade import Cascade
 from edge_sdk.pipeline.delivery import Delivery, soon
-from edge_sdk.pipeline.feeds import Feed
+from edge_sdk.pipeline.feeds import Feed, LiveFeed
 from edge_sdk.pipeline.ledger import Ledger
 from edge_sdk.pipeline.models import ModelSet, ModelSlot
 from edge_sdk.pipeline.observe import Observer
@@ -93,6 +95,8 @@ class Run:
         self._single = single
         self._at_end = False
         self._feed_error: Exception | None = None
+        self._changes: deque[Callable[[FrameResult], None]] = deque()
+        self.control: Callable[[], Mapping[str, Any]] = dict
 
     def _connect(self) -> None:
         """Let second models and shadows say what happens to them."""
@@ -136,6 +140,32 @@ class Run:
         self._stopping = True
         self._feed.stop()
         self._order.wake()
+
+    def between_frames(self, change: Callable[[FrameResult], None]) -> None:
+        """Call `change` once, before the next result goes through the steps, in the thread that hands results on."""
+        self._changes.append(change)
+
+    def use(self, steps: Steps) -> None:
+        """Let other steps see the results from this one on; called by what `between_frames` calls."""
+        self.steps = steps
+
+    def limit_rate(self, fps: float | None) -> None:
+        """Take at most so many frames a second from a live source; None ends the limit."""
+        if isinstance(self._feed, LiveFeed):
+            self._feed.limit(fps)
+
+    def observe(self, observer: Observer) -> None:
+        """Let one more observer see what comes from now on; it is closed with the others."""
+        self._delivery.observe(observer)
+
+    def tell_metric(self, metric: dict[str, Any]) -> None:
+        """Hand a metric to the observers."""
+        self._delivery.tell("metric", metric)
+
+    @property
+    def seconds(self) -> tuple[Cascade, ...]:
+        """The second models."""
+        return self._seconds
 
     @property
     def sinks(self) -> tuple[Sink, ...]:
@@ -223,7 +253,8 @@ class Run:
             return None
         seq, self._pulled = self._pulled, self._pulled + 1
         decode_s = time.perf_counter() - start
-        origin = Origin.INFERRED if self.steps.pace is None else self.steps.pace(frame)
+        pace = self.steps.pace
+        origin = Origin.INFERRED if pace is None else pace(frame)
         return Taken(seq, frame, decode_s, origin)
 
     def _hand_on(self, ready: tuple[int, Taken]) -> None:
@@ -241,6 +272,8 @@ class Run:
     def _finished(self, item: FrameResult) -> bool:
         """Let the steps see the result, in frame order; a result that a step fails on goes no further."""
         try:
+            while self._changes:
+                self._changes.popleft()(item)
             if not item.inferred:
                 if self._last is None:
                     raise BackendError("the frame needs no inference, and none has been answered yet")
@@ -348,7 +381,12 @@ class Run:
 
     def stats(self) -> dict[str, Any]:
         """Return the counts so far, in the form of the worker's `stats`."""
-        return self._ledger.stats() | {"model": self.slot.current.digest, "t": time.time()}
+        control = self.control()
+        return (
+            self._ledger.stats()
+            | {"model": self.slot.current.digest, "t": time.time()}
+            | ({"control": control} if control else {})
+        )
 
     def _describe(self) -> dict[str, Any]:
         """Return what there is to say about the first model."""
@@ -370,4 +408,5 @@ class Run:
             sinks=self._delivery.describe(),
             warnings=self._warnings_found,
             swaps=self.swaps,
+            control=self.control(),
         )

@@ -66,6 +66,10 @@ class TrackStep:
         xyxy = np.clip(moved.xyxy, 0, np.array([width, height, width, height], np.float32))
         item.result = replace(moved, xyxy=xyxy.astype(np.float32))
 
+    def adopt(self, old: TrackStep) -> None:
+        """Go on with the tracks and numbers of another."""
+        self._tracker.adopt(old._tracker)
+
     def check(self, labels: Sequence[str]) -> None:
         pass
 
@@ -87,6 +91,12 @@ class RuleStep:
         item.events.extend(outcome.events)
         item.counts[self.name] = self._counts = outcome.counts
         self._events += len(outcome.events)
+
+    def adopt(self, old: RuleStep) -> None:
+        """Go on with the counts and timers of another rule of its kind."""
+        if type(self._rule) is type(old._rule):
+            self._rule.adopt(old._rule)  # type: ignore[arg-type]
+            self._counts, self._events = old._counts, old._events
 
     @property
     def overlays(self) -> tuple[Overlay, ...]:
@@ -127,6 +137,11 @@ class BlurStep:
             frame.image = frame.image.copy()
         self._hidden += self._privacy.hide(frame.image, item.result, frame.t_s)  # type: ignore[arg-type]
 
+    def adopt(self, old: BlurStep) -> None:
+        """Go on hiding what another one hides, and count on."""
+        self._privacy.adopt(old._privacy)
+        self._hidden = old._hidden
+
     def check(self, labels: Sequence[str]) -> None:
         _check_classes(self._privacy.filter, labels, self.name)
 
@@ -148,6 +163,11 @@ class CameraStep:
         self._events += len(events)
         if self._health.problems:
             item.counts[self.name] = {"problems": list(self._health.problems)}
+
+    def adopt(self, old: CameraStep) -> None:
+        """Go on with the reference and the problems of another."""
+        self._health.adopt(old._health)
+        self._events = old._events
 
     def check(self, labels: Sequence[str]) -> None:
         pass
@@ -219,8 +239,14 @@ class Around:
     second: Callable[[StageConfig, Trace], Cascade] | None = None
 
 
-def build(configs: Sequence[StageConfig], around: Around, trace: Trace | None = None) -> Steps:
-    """Build the stages around a model.
+def build(
+    configs: Sequence[StageConfig],
+    around: Around,
+    trace: Trace | None = None,
+    *,
+    keep: Mapping[str, Any] | None = None,
+) -> Steps:
+    """Build the stages around a model, those that are switched off left out; `keep` are made already, by name.
 
     Raises:
         ConfigError: params are wrong.
@@ -232,9 +258,12 @@ def build(configs: Sequence[StageConfig], around: Around, trace: Trace | None = 
     gate: Gate | None = None
     after: list[Step] = []
     names = {around.stage}
+    kept = keep or {}
     try:
         for config in configs:
-            step = _built(config, around, trace, {s.kind for s in after})
+            if not config.enabled:
+                continue
+            step = _built(config, around, trace, {s.kind for s in after}, kept.get(config.label))
             if step.name in names:
                 raise UsageError(f"two stages are called `{step.name}`", hint="give each a name of its own")
             names.add(step.name)
@@ -249,14 +278,16 @@ def build(configs: Sequence[StageConfig], around: Around, trace: Trace | None = 
         steps.check(around.labels)
     except BaseException:
         for made in after:
-            if isinstance(made, Cascade):
+            if isinstance(made, Cascade) and made.name not in kept:
                 made.close()
         raise
     return steps
 
 
-def _built(config: StageConfig, around: Around, trace: Trace, before: set[str]) -> Any:
-    """Build one stage; `before` has the kinds of those before it."""
+def _built(config: StageConfig, around: Around, trace: Trace, before: set[str], made: Any = None) -> Any:
+    """Build one stage, or take the one that is `made`; `before` has the kinds of those before it."""
+    if made is not None and not (config.kind == "line" and "track" not in before):
+        return made
     if config.after is not None:
         return _second(config, around, trace, before)
     kind, name = str(config.kind), config.label

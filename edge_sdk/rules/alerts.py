@@ -34,6 +34,11 @@ class Alert:
         self._fired_s: float | None = None
         self.fired = 0
 
+    def adopt(self, old: Alert) -> None:
+        """Go on with the frames that another rule remembers, with its cool-down and its count."""
+        self._recent.extend(old._recent)
+        self._fired_s, self.fired = old._fired_s, old.fired
+
     def update(self, detections: Detections, t_s: float) -> Outcome:
         """Return at most one `alert` event, and the counts `matching` and `fired`."""
         p = self.params

@@ -46,6 +46,12 @@ class Line:
         self.count_out = 0
         self._labels: dict[str, dict[str, int]] = {}
 
+    def adopt(self, old: Line) -> None:
+        """Go on with the counts of another line, and with the ways of objects where it is the same line."""
+        self.count_in, self.count_out, self._labels = old.count_in, old.count_out, old._labels
+        if np.array_equal(self.start, old.start) and np.array_equal(self.end, old.end):
+            self._paths = old._paths
+
     def update(self, detections: Detections, t_s: float) -> Outcome:
         """Return `line_in` and `line_out` events, and `in`, `out` and `labels` since the start."""
         keep = self.filter.mask(detections)

@@ -50,6 +50,13 @@ class Zone:
         self.entered = 0
         self.left = 0
 
+    def adopt(self, old: Zone) -> None:
+        """Go on with the visits and counts of another zone; dwell limits that a visit is past already are not said."""
+        self._visits, self.entered, self.left = old._visits, old.entered, old.left
+        for visit in self._visits.values():
+            past = sum(visit.seen_s - visit.since_s >= limit for limit in self._dwell)
+            visit.dwelt = past if visit.inside and self._dwell != old._dwell else visit.dwelt
+
     def update(self, detections: Detections, t_s: float) -> Outcome:
         """Return events (`zone_enter`, `zone_leave`, `zone_dwell`) and counts of one frame.
 

@@ -51,6 +51,12 @@ class Tracker:
         self._usual_step_s = 0.0
         self._last: Detections | None = None
 
+    def adopt(self, old: Tracker) -> None:
+        """Go on with the tracks and numbers of another tracker."""
+        for name, value in vars(old).items():
+            if name not in ("params", "fps"):
+                setattr(self, name, value)
+
     def __len__(self) -> int:
         """Return how many tracks are alive, the unseen ones included."""
         return len(self._id)
