@@ -241,3 +241,46 @@ def unpack_halves(model: Any) -> int:
         count += 1
     graph.operators = kept
     return count
+
+
+def name_outputs(
+    model: Any, places: Sequence[int], names: Sequence[str], turns: Sequence[Sequence[int] | None] = ()
+) -> None:
+    """Keep the outputs at `places`, in that order, under `names`, each turned by a TRANSPOSE where `turns` says so."""
+    graph = model.subgraphs[0]
+    kept = []
+    for position, place in enumerate(places):
+        index = int(graph.outputs[place])
+        turn = turns[position] if turns else None
+        if turn is not None:
+            tensor = graph.tensors[index]
+            perm = add_tensor(model, f"{PREFIX}turn{position}", [len(turn)], KIND.INT32, data=np.array(turn, np.int32))
+            shape = [int(tensor.shape[i]) for i in turn]
+            out = add_tensor(model, f"{PREFIX}turned{position}", shape, tensor.type)
+            graph.tensors[out].quantization = tensor.quantization
+            options = (schema.BuiltinOptions.TransposeOptions, schema.TransposeOptionsT())
+            graph.operators = [*graph.operators, make_op(model, OP.TRANSPOSE, [index, perm], [out], options)]
+            index = out
+        kept.append(index)
+    for index, tensor in enumerate(graph.tensors):
+        if name(tensor) in names and index not in kept:
+            tensor.name = f"{PREFIX}inner_{name(tensor)}".encode()
+    for index, label in zip(kept, names, strict=True):
+        graph.tensors[index].name = label.encode()
+    graph.outputs = kept
+
+
+def drop_entry_quantize(model: Any) -> bool:
+    """Make the integers behind a float input the input itself where only a QUANTIZE reads it; return whether."""
+    graph = model.subgraphs[0]
+    image = int(graph.inputs[0])
+    readers = [op for op in graph.operators if image in [int(i) for i in op.inputs]]
+    if len(readers) != 1 or code(model, readers[0]) != OP.QUANTIZE or image in [int(i) for i in graph.outputs]:
+        return False
+    inner = int(readers[0].outputs[0])
+    label = graph.tensors[image].name
+    graph.tensors[image].name = f"{PREFIX}gone_{name(graph.tensors[image])}".encode()
+    graph.tensors[inner].name = label
+    graph.inputs = [inner]
+    graph.operators = [op for op in graph.operators if op is not readers[0]]
+    return True

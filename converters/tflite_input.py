@@ -13,6 +13,9 @@ from converters import tflite_graph as g
 from edge_sdk.errors import ConversionError
 from edge_sdk.schemas.manifest import InputSpec
 
+SAME_SCALE = 2e-4
+"""How far a step may be from one pixel level, relatively: 255 steps are then off by a twentieth of a level."""
+
 
 def spec_of(model: Any, spec: InputSpec) -> InputSpec:
     """Return `spec` with the name, shape, layout and integers of the file's image input.
@@ -93,10 +96,10 @@ def fold_float(model: Any, spec: InputSpec, io_dtypes: Sequence[str]) -> tuple[I
 
 
 def fold_integer(model: Any, spec: InputSpec, io_dtypes: Sequence[str]) -> tuple[InputSpec, list[str]]:
-    """Turn the input of a quantized graph to uint8 pixels where that is exact, else state its integers.
+    """Turn the input of a quantized graph to uint8 pixels where one step of it is one pixel level, else state it.
 
-    Exact: one mean and one std for all channels. Other means and stds are applied by the device with a table, on the
-    way from pixels to the integers of the input.
+    It is where all channels have one mean and one std; others are applied by the device with a table, on the way from
+    pixels to the integers of the input.
     """
     graph = model.subgraphs[0]
     old = int(graph.inputs[0])
@@ -107,9 +110,10 @@ def fold_integer(model: Any, spec: InputSpec, io_dtypes: Sequence[str]) -> tuple
     q = tensor.quantization
     scale, zero = float(q.scale[0]), int(q.zeroPoint[0])
     mean, std = _broad(spec)
-    even = len(set(mean)) == 1 and len(set(std)) == 1 and std[0] > 0 and 0 <= mean[0] <= 255
+    even = len(set(mean)) == 1 and len(set(std)) == 1
+    same = even and abs(scale * std[0] - 1) <= SAME_SCALE and abs(mean[0] - (zero + 128)) <= 0.5
     takes = not io_dtypes or "uint8" in io_dtypes
-    if kind == "int8" and even and takes and spec.layout == "NHWC":
+    if kind == "int8" and same and takes and spec.layout == "NHWC":
         tensor.name = f"{g.PREFIX}{spec.name}".encode()
         image = g.add_tensor(model, spec.name, spec.shape, g.KIND.UINT8, scale=scale, zero=zero + 128)
         op = g.make_op(model, g.OP.QUANTIZE, [image], [old], _options("QuantizeOptions"))

@@ -6,6 +6,7 @@ from edge_sdk.registry import Plugin, Registry
 
 _LITERT_METHODS = {"fp32": ("",), "fp16": ("",), "int8": ("",), "int16x8": ("",)}
 _DYNAMIC = {"dynamic": ("", "legacy")}
+_LITERT_IO = ("fp32", "fp16", "dynamic", "int8", "int16x8")
 _DYNAMIC_ONLY_ON = {("dynamic", ""): ("ai-edge-litert",)}
 
 
@@ -13,10 +14,11 @@ def registry() -> Registry:
     """Return the table of back-ends by name.
 
     Capabilities: `runtime` it builds for; `reads`, the forms of a source it can start from, best first; `methods` by
-    precision, the plain one (the empty string) first; `tools`, distributions whose versions are evidence;
-    `only_on`, (precision, method) -> distributions of the runtime that answer rightly with it (absent: all);
-    `on_request`: tried only when a recipe names the back-end; `sensitivity`: a function `(request, images) ->
-    list[LayerError]` that says which layers int8 hurts.
+    precision, the plain one (the empty string) first; `only_on`, (precision, method) -> distributions of the runtime
+    that answer rightly with it (absent: all); `chooses_io`, precisions whose inputs and outputs depend on the dtypes
+    that the profile takes; `tools`, distributions whose versions are evidence; `on_request`: tried only when a recipe
+    names the back-end; `sensitivity`: a function `(request, images) -> list[LayerError]` that says which layers int8
+    hurts.
     """
     return Registry(
         "backend",
@@ -52,6 +54,7 @@ def registry() -> Registry:
                     "reads": ("tflite",),
                     "methods": _LITERT_METHODS | _DYNAMIC,
                     "only_on": _DYNAMIC_ONLY_ON,
+                    "chooses_io": _LITERT_IO,
                     "tools": ("ai-edge-litert", "ai-edge-quantizer"),
                 },
             ),
@@ -61,9 +64,9 @@ def registry() -> Registry:
                 extra="tensorflow",
                 capabilities={
                     "runtime": "litert",
-                    "reads": ("keras", "savedmodel"),
+                    "reads": ("savedmodel",),
                     "methods": _LITERT_METHODS | {"dynamic": ("",)},
-                    "only_on": {("dynamic", ""): ("ai-edge-litert",)},
+                    "chooses_io": _LITERT_IO,
                     "tools": ("tensorflow", "ai-edge-litert"),
                 },
             ),

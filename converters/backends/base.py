@@ -24,7 +24,8 @@ class BuildRequest:
     decoder's order; `images` calibrate, in this order. In int8 the first `float_first` and the last `float_last`
     weighted layers of every path stay float, and so do `float_layers`, by the names that the back-end's sensitivity
     gives. `base` is the model file of an earlier build whose scales are used again where they still fit. `io_dtypes`
-    are the dtypes that the device takes at inputs and outputs (empty: any).
+    are the dtypes that the device takes at inputs and outputs (empty: any). `reference`, in `reference_form`, runs as
+    the source: outputs whose names were lost on the way are found by what they answer.
     """
 
     model: Path
@@ -37,6 +38,8 @@ class BuildRequest:
     float_layers: tuple[str, ...] = ()
     base: Path | None = None
     io_dtypes: tuple[str, ...] = ()
+    reference: Path | None = None
+    reference_form: str = ""
     scheme: Int8Scheme = field(default_factory=Int8Scheme)
     images: tuple[str, ...] = ()
     float_first: int = 0
