@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from converters import backends
 from converters.frontends.base import Source
+from converters.reasons import Reason
 from converters.recipe import Recipe
 from device_profiles.machine import Machine
 from device_profiles.profile import Int8Scheme, Profile, RuntimeSupport, version_range
@@ -16,6 +17,10 @@ from edge_sdk import runtimes
 from edge_sdk.runtimes.versions import in_range
 
 ORDER = ("fp32", "int8", "fp16")
+INTEGER = ("int8", "int16x8")
+"""Precisions whose ranges come from calibration images; `dynamic` finds its ranges when it runs."""
+PLAIN_IO = ("float32", "uint8")
+"""What inputs and outputs are where the profile names nothing else that the back-end would use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +36,7 @@ class Candidate:
     float_first: int = 0
     float_last: int = 0
     float_layers: tuple[str, ...] = ()
+    io_dtypes: tuple[str, ...] = PLAIN_IO
 
     @property
     def key(self) -> str:
@@ -43,7 +49,14 @@ class Candidate:
             parts += [str(self.float_first), str(self.float_last)]
         if self.float_layers:
             parts.append(hashlib.sha256("\n".join(self.float_layers).encode()).hexdigest()[:8])
+        if self.io_dtypes != PLAIN_IO:
+            parts.append("io_" + "_".join(self.io_dtypes))
         return "-".join(parts)
+
+    @property
+    def plain(self) -> Candidate:
+        """Return the candidate without the layers that were left in float to rescue it."""
+        return replace(self, float_first=0, float_last=0, float_layers=())
 
     @property
     def variant(self) -> str | None:
@@ -63,6 +76,7 @@ class Allowed:
     candidate: Candidate
     support: RuntimeSupport
     reason: str | None = None
+    kind: Reason | None = None
 
 
 def of_profile(
@@ -71,23 +85,33 @@ def of_profile(
     """Return every runtime and precision of the profile, fp32 first; the ones that cannot be tried have a reason."""
     facts: Any = {"recipe": recipe, "source": source, "machine": machine, "calibrated": calibrated}
     rows = [
-        Allowed(
-            candidate=Candidate(
-                runtime=support.name,
-                backend=way.backend,
-                form=way.form,
-                precision=precision,
-                method=way.method,
-                scheme=profile.int8_scheme(support.name) if precision == "int8" else Int8Scheme(),
-            ),
-            support=support,
-            reason=next(_reasons(profile, support, precision, way, **facts), None),
-        )
+        _row(profile, support, precision, way, facts)
         for support in profile.runtimes
         for precision in support.precisions
-        for way in _ways(support.name, precision, recipe, source)
+        for way in _ways(support, precision, recipe, source)
     ]
     return tuple(sorted(rows, key=lambda a: _rank(a.candidate.precision)))
+
+
+def _row(profile: Profile, support: RuntimeSupport, precision: str, way: _Way, facts: Mapping[str, Any]) -> Allowed:
+    kind, reason = next(_reasons(profile, support, precision, way, **facts), (None, None))
+    candidate = Candidate(
+        runtime=support.name,
+        backend=way.backend,
+        form=way.form,
+        precision=precision,
+        method=way.method,
+        scheme=profile.int8_scheme(support.name) if precision == "int8" else Int8Scheme(),
+        io_dtypes=_io(support, precision, way),
+    )
+    return Allowed(candidate=candidate, support=support, reason=reason, kind=kind)
+
+
+def _io(support: RuntimeSupport, precision: str, way: _Way) -> tuple[str, ...]:
+    """Return the dtypes the device takes, sorted; the plain ones where the back-end makes no use of others."""
+    can = backends.registry().plugin(way.backend).capabilities if way.backend else {}
+    chooses = can.get("chooses_io", ())
+    return tuple(sorted(support.io_dtypes)) if precision in chooses else PLAIN_IO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +121,7 @@ class _Way:
     method: str = ""
 
 
-def _ways(runtime: str, precision: str, recipe: Recipe, source: Source) -> list[_Way]:
+def _ways(support: RuntimeSupport, precision: str, recipe: Recipe, source: Source) -> list[_Way]:
     """Return each back-end and method that builds the precision for the runtime from a form that the source has.
 
     One empty way where there is none, so that the table has a row with the reason.
@@ -107,12 +131,20 @@ def _ways(runtime: str, precision: str, recipe: Recipe, source: Source) -> list[
     for name in table.names():
         can = table.plugin(name).capabilities
         asked = name in recipe.backend
-        if can.get("runtime") != runtime or (recipe.backend and not asked) or (can.get("on_request") and not asked):
+        if can.get("runtime") != support.name or (recipe.backend and not asked) or (can.get("on_request") and not asked):
             continue
         form = next((f for f in can["reads"] if f in source.forms), None)
         if form is not None:
-            ways += [_Way(backend=name, form=form, method=m) for m in can["methods"].get(precision, ())]
+            methods = [m for m in can["methods"].get(precision, ()) if _right(can, support, precision, m)]
+            ways += [_Way(backend=name, form=form, method=m) for m in methods]
     return ways or [_Way()]
+
+
+def _right(can: Mapping[str, Any], support: RuntimeSupport, precision: str, method: str) -> bool:
+    """Say whether the profile's distribution of the runtime answers rightly with the method."""
+    only = can.get("only_on", {}).get((precision, method))
+    usual = runtimes.registry().plugin(support.name).capabilities.get("distribution", support.name)
+    return only is None or (support.distribution or usual) in only
 
 
 def _rank(precision: str) -> int:
@@ -129,35 +161,36 @@ def _reasons(
     source: Source,
     machine: Machine,
     calibrated: bool,
-) -> Iterator[str]:
+) -> Iterator[tuple[Reason, str]]:
     table = backends.registry()
     if recipe.runtime and support.name not in recipe.runtime:
-        yield f"not asked for: --runtime {' '.join(recipe.runtime)}"
+        yield Reason.NOT_ASKED, f"not asked for: --runtime {' '.join(recipe.runtime)}"
     if recipe.precision and precision not in recipe.precision:
-        yield f"not asked for: --precision {' '.join(recipe.precision)}"
+        yield Reason.NOT_ASKED, f"not asked for: --precision {' '.join(recipe.precision)}"
     if not way.backend:
-        yield f"no back-end builds {support.name} {precision} from {' or '.join(source.forms)}"
+        forms = " or ".join(source.forms)
+        yield Reason.NO_BACKEND, f"no back-end builds {support.name} {precision} from {forms}"
         return
-    missing = (*table.missing(way.backend), *runtimes.registry().missing(support.name))
-    if missing:
-        yield f"`{missing[0]}` is not installed here: pip install 'edge-sdk[convert]'"
-        return
+    for known, name in ((table, way.backend), (runtimes.registry(), support.name)):
+        missing = known.missing(name)
+        if missing:
+            extra = known.plugin(name).extra or "convert"
+            yield Reason.MISSING_PACKAGE, f"`{missing[0]}` is not installed here: pip install 'edge-sdk[{extra}]'"
+            return
     installed = machine.runtimes.get(support.name)
     low, high = version_range(support.versions)
     if installed is not None and not in_range(installed, low, high):
-        yield f"{support.name} {installed} is installed here, the profile `{profile.name}` runs {support.versions}"
+        yield (
+            Reason.WRONG_VERSION,
+            f"{support.name} {installed} is installed here, the profile `{profile.name}` runs {support.versions}",
+        )
     if support.max_opset is not None and source.opset > support.max_opset:
-        yield f"the model has opset {source.opset}, the profile reads up to {support.max_opset}"
-    if precision == "int8" and not calibrated:
-        yield "int8 needs --calibration"
+        yield Reason.OPSET, f"the model has opset {source.opset}, the profile reads up to {support.max_opset}"
+    if precision in INTEGER and not calibrated:
+        yield Reason.NEEDS_CALIBRATION, f"{precision} needs --calibration"
 
 
-def unique(rows: Mapping[str, tuple[Allowed, ...]]) -> dict[str, list[Candidate]]:
-    """Return runtime -> its candidates over all profiles, each once, in the order they are tried."""
-    lanes: dict[str, list[Candidate]] = {}
-    for allowed in rows.values():
-        for row in allowed:
-            lane = lanes.setdefault(row.candidate.runtime, [])
-            if row.reason is None and row.candidate not in lane:
-                lane.append(row.candidate)
-    return {name: sorted(lane, key=lambda c: _rank(c.precision)) for name, lane in lanes.items() if lane}
+def unique(rows: Mapping[str, tuple[Allowed, ...]]) -> list[Candidate]:
+    """Return the candidates that may be tried over all profiles, each once, fp32 first."""
+    found = dict.fromkeys(row.candidate for allowed in rows.values() for row in allowed if row.reason is None)
+    return sorted(found, key=lambda c: _rank(c.precision))

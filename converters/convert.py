@@ -2,63 +2,34 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib import metadata
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from converters import backends, candidates, frontends, papers, plan, search
+from converters import backends, base, candidates, evidence, frontends, papers, plan, report, workplace
+from converters.cache import Cache, default_root, digest_of
 from converters.data import Data, gather
+from converters.errors import disk_full, no_space
 from converters.frontends.base import Source, sniff
 from converters.metrics import task
 from converters.recipe import Recipe, parse_size
-from converters.search import Outcome, Search
+from converters.results import Converted, check_any, nothing_to_try
+from converters.search import Builds, Job, Outcome, Search, choose, order, timing
 from converters.workers import Workshop
 from device_profiles import profile as profiles
 from device_profiles.machine import Machine, this_machine
-from device_profiles.probe import describe
-from device_profiles.profile import Profile, version_range
+from device_profiles.probe import runs_here
+from device_profiles.profile import Profile
 from edge_sdk import runtimes
-from edge_sdk.errors import ConversionError, GuardrailError, UsageError
+from edge_sdk.errors import ConversionError, EdgeError, UsageError
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Converted:
-    """One artifact with the profile's candidates; `to_json` is what `edge convert --json` prints of it."""
-
-    path: Path
-    digest: str
-    payload_digest: str
-    profile: str
-    chosen: Outcome
-    size_bytes: int
-    rows: tuple[Outcome, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        chosen = self.chosen
-        return {
-            "path": str(self.path),
-            "digest": self.digest,
-            "payload_digest": self.payload_digest,
-            "profile": self.profile,
-            "chosen": {
-                "runtime": chosen.candidate.runtime,
-                "precision": chosen.candidate.precision,
-                "variant": chosen.candidate.variant,
-                "latency_ms": chosen.latency_ms,
-                "size_bytes": self.size_bytes,
-                "metric": chosen.metric,
-            },
-            "candidates": [o.to_json() for o in self.rows],
-        }
+MEMORY_OF = 6
+"""Of how many of the fastest builds the memory is measured when a profile limits it."""
+THREADS_OF = 3
+"""Of how many of the fastest builds threads are searched when a profile limits the latency; else of the fastest."""
 
 
 def convert(recipe: Recipe, *, say: Say, clock: Callable[[], float]) -> tuple[Converted, ...]:
@@ -68,36 +39,42 @@ def convert(recipe: Recipe, *, say: Say, clock: Callable[[], float]) -> tuple[Co
         UsageError: the recipe does not decide everything.
         CalibrationError: a data set cannot be used.
         GuardrailError: no allowed candidate of a profile passed.
-        ConversionError, BackendError: the model cannot be read or converted.
+        ConversionError, BackendError: the model cannot be read or converted, or a disk is full.
     """
     start = clock()
     wanted = _profiles(recipe)
     _check_model(recipe)
-    _check_out(recipe.out)
+    workplace.check_out(recipe.out)
     machine = this_machine()
-    with ExitStack() as stack:
-        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-convert-")))
-        workers = {
-            name: Workshop(name, job_limit_s=recipe.job_limit_s, memory_mb=recipe.memory_mb)
-            for name in dict.fromkeys(["onnxruntime", *(r.name for p in wanted for r in p.runtimes)])
-        }
-        for worker in workers.values():
-            stack.callback(worker.close)
-        first = workers["onnxruntime"]
-        run = _Run(
-            recipe=recipe,
-            profiles=wanted,
-            machine=machine,
-            work=work,
-            workers=workers,
-            say=say,
-            clock=clock,
-            start=start,
-        )
-        source = _inspect(recipe, work)
-        for line in source.because:
-            say(f"  {line}")
-        return run.all(source, gather(recipe, first, say))
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(workplace.ended_by_sigterm())
+            work = stack.enter_context(workplace.folder())
+            workers = {
+                name: Workshop(name, job_limit_s=recipe.job_limit_s, memory_mb=recipe.memory_mb)
+                for name in dict.fromkeys(["main", *(r.name for p in wanted for r in p.runtimes)])
+            }
+            for worker in workers.values():
+                stack.callback(worker.close)
+            run = _Run(
+                recipe=recipe,
+                profiles=wanted,
+                machine=machine,
+                work=work,
+                workers=workers,
+                say=say,
+                clock=clock,
+                start=start,
+            )
+            source = _inspect(recipe, work)
+            for line in source.because:
+                say(f"  {line}")
+            return run.all(source, gather(recipe, workers["main"], say))
+    except OSError as error:
+        full = disk_full(error)
+        if full is None:
+            raise
+        raise no_space(full) from None
 
 
 def _check_model(recipe: Recipe) -> None:
@@ -150,13 +127,54 @@ class _Run:
         }
         for name, rows in allowed.items():
             if all(r.reason is not None for r in rows):
-                raise _nothing_to_try(name, rows)
+                raise nothing_to_try(name, rows)
+        job = self._job(source, data, decided)
+        builds = Builds(job, self._cache(), self.machine.isa)
+        found = Search(
+            job,
+            builds,
+            self.workers,
+            say=self.say,
+            clock=self.clock,
+            deadline=None if recipe.budget_s is None else self.start + recipe.budget_s,
+            rank=lambda c, fp32: order.expected(c, allowed, {p.name: p for p in self.profiles}, fp32),
+            slots=max(1, self.machine.cores),
+        )
+        measured = found.measure_source(self.workers["main"])
+        self.say(f"  source: {measured.name} {measured.value:.4f} on {measured.n} images")
+        if measured.value <= 0 and job.judge is not None:
+            raise ConversionError(
+                f"the source itself has {measured.name} 0 on the golden set, so nothing can be compared",
+                hint="check --color, --mean, --std, --resize, and that the labels are for this model",
+            )
+        wanted = candidates.unique(allowed)
+        outcomes = found.run(wanted if job.base is None else base.layers_of(job.base, wanted))
+        outcomes, latency = timing.time_all(job, self.workers["main"], outcomes)
+        outcomes = self._memory(job, outcomes)
+        about = {
+            "metric": {"name": measured.name, "value": round(measured.value, 6), "n": measured.n},
+            "latency_ms": latency,
+        }
+        finished = {p.name: self._finish(p, allowed[p.name], outcomes, job) for p in self.profiles}
+        try:
+            for name, results in finished.items():
+                check_any(name, results)
+        except EdgeError:
+            self._report(finished, job, about, ())
+            raise
+        run = {"golden_looks": found.golden_looks, "of_source": about}
+        done = self._pack(finished, job, data, run)
+        self._report(finished, job, about, done)
+        return done
+
+    def _job(self, source: Source, data: Data, decided: plan.Plan) -> Job:
+        recipe, golden = self.recipe, data.golden
         judge = None
         if golden.task is not None and not (recipe.golden is None and golden.task != decided.task):
             judge = task.labelled(decided.task, golden, data.sizes, decided.classes, decided.labels)
         else:
             self.say("  no labels: builds are judged by their agreement with the source")
-        job = search.Job(
+        return Job(
             recipe=recipe,
             plan=decided,
             source=source,
@@ -164,61 +182,97 @@ class _Run:
             golden=tuple(str(s.image) for s in golden.samples),
             judge=judge,
             work=self.work,
+            hashes={str(path): sha256 for path, sha256 in data.hashes.items()},
+            base=None if recipe.base is None else base.open_base(recipe.base, decided, self.profiles, self.work),
         )
-        deadline = None if recipe.budget_s is None else self.start + recipe.budget_s
-        found = Search(job, self.workers, self.say, self.clock, deadline)
-        measured = found.measure_source(self.workers["onnxruntime"])
-        self.say(f"  source: {measured.name} {measured.value:.4f} on {measured.n} images")
-        if measured.value <= 0 and judge is not None:
-            raise ConversionError(
-                f"the source itself has {measured.name} 0 on the golden set, so nothing can be compared",
-                hint="check --color, --mean, --std, --resize, and that the labels are for this model",
+
+    def _cache(self) -> Cache:
+        root = (self.recipe.cache or default_root()) if self.recipe.use_cache else None
+        return Cache(root, limit_mb=self.recipe.cache_mb, say=self.say)
+
+    def _memory(self, job: Job, outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
+        """Return the outcomes, the fastest with the memory of a process that runs them where a profile limits it."""
+        limited = any(p.limits.ram_mb is not None for p in self.profiles)
+        passed = sorted((o for o in outcomes.values() if o.status == "passed"), key=choose.speed)
+        return dict(outcomes) | {
+            o.candidate.key: self._with_memory(job, o) for o in passed[: MEMORY_OF if limited else 0]
+        }
+
+    def _with_memory(self, job: Job, outcome: Outcome) -> Outcome:
+        fresh = Workshop("memory", job_limit_s=self.recipe.job_limit_s, memory_mb=self.recipe.memory_mb)
+        try:
+            return timing.with_memory(job, outcome, fresh)
+        finally:
+            fresh.close()
+
+    def _finish(
+        self, profile: Profile, allowed: Sequence[candidates.Allowed], outcomes: Mapping[str, Outcome], job: Job
+    ) -> tuple[Outcome, ...]:
+        """Return the profile's rows with the chosen one, its threads searched where the profile is this machine's."""
+        rows = choose.rows_of(profile, allowed, outcomes, self.machine)
+        if profile.arch != "any" and runs_here(profile, self.machine) and self.machine.cores > 1:
+            rows = self._with_threads(profile, rows, job)
+        rows = choose.choose(rows, profile)
+        return tuple(
+            choose.figures(self._with_memory(job, o), profile, self.machine)
+            if o.status == "chosen" and o.ram_mb is None
+            else o
+            for o in rows
+        )
+
+    def _with_threads(self, profile: Profile, rows: Sequence[Outcome], job: Job) -> tuple[Outcome, ...]:
+        passed = sorted((o for o in rows if o.status == "passed"), key=choose.speed)
+        limit = profile.limits.latency_ms
+        searched = {id(o) for o in passed[: THREADS_OF if limit is not None else 1]}
+        cores = min(self.machine.cores, profile.cores or self.machine.cores)
+
+        def search_threads(outcome: Outcome) -> Outcome:
+            support = profile.runtime(outcome.candidate.runtime)
+            options = {} if support is None else support.options
+            return timing.with_threads(
+                job,
+                self.workers["main"],
+                outcome,
+                options,
+                cores=cores,
+                prefer=self.recipe.prefer,
+                limit=limit,
             )
-        outcomes = found.run(candidates.unique(allowed))
-        outcomes = found.time(self.workers["onnxruntime"], outcomes)
-        finished = {p.name: search.for_profile(p, allowed[p.name], outcomes, self.machine) for p in self.profiles}
-        for name, results in finished.items():
-            _check_any(name, results)
-        return tuple(self._pack(p, finished[p.name], source, data, decided) for p in self.profiles)
+
+        return tuple(search_threads(o) if id(o) in searched else o for o in rows)
 
     def _pack(
-        self, profile: Profile, rows: tuple[Outcome, ...], source: Source, data: Data, decided: plan.Plan
+        self, finished: Mapping[str, tuple[Outcome, ...]], job: Job, data: Data, run: Mapping[str, Any]
+    ) -> tuple[Converted, ...]:
+        """Pack every profile's artifact, then put all of them in place."""
+        staged = [self._artifact(p, finished[p.name], job, data, run) for p in self.profiles]
+        workplace.publish({c.path: self.recipe.out / c.path.name for c in staged})
+        done = tuple(replace(c, path=self.recipe.out / c.path.name) for c in staged)
+        return tuple(self._with_delta(c, job) for c in done)
+
+    def _artifact(
+        self, profile: Profile, rows: tuple[Outcome, ...], job: Job, data: Data, run: Mapping[str, Any]
     ) -> Converted:
-        recipe = self.recipe
+        recipe, source, decided = self.recipe, job.source, job.plan
         chosen = next(o for o in rows if o.status == "chosen")
-        support = profile.runtime(chosen.candidate.runtime)
-        assert support is not None
-        low, high = version_range(support.versions)
-        manifest = dict(chosen.manifest)
-        manifest["profile"] = profile.name
-        manifest["metric"] = dict(chosen.metric or {})
-        manifest["licences"] = dict(recipe.licences)
-        manifest["runtime"] = {
-            "name": support.name,
-            "min": low,
-            "max": high,
-            "options": {"threads": 1, **support.options}
-            | ({} if support.provider == "CPU" else {"provider": support.provider}),
-        }
-        manifest["conversion"] = {
-            "precision": chosen.candidate.precision,
-            "variant": chosen.candidate.variant,
-            "steps": list(chosen.steps),
-            "calibration": data.paper(data.calibration) if chosen.candidate.precision == "int8" else None,
-            "golden": data.paper(data.golden),
-        }
-        evidence = self._evidence(rows, chosen, source, data)
-        path = recipe.out / f"{decided.name}-{recipe.version}-{profile.name}.edge"
-        packed = self.workers["onnxruntime"].call(
+        parent = base.parent_of(job.base, profile.name, self.profiles)
+        known: Any = {"recipe": recipe, "source": source, "data": data, "machine": self.machine}
+        manifest = evidence.manifest(chosen, profile=profile, parent=parent, **known)
+        facts = dict(run) | {"seconds": round(self.clock() - self.start, 1)}
+        papers_of = evidence.evidence(rows, chosen, run=facts, **known)
+        folder = self.work / "artifacts"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{decided.name}-{recipe.version}-{profile.name}.edge"
+        packed = self.workers["main"].call(
             "pack",
-            out=str(path.resolve()),
+            out=str(path),
             manifest=manifest,
             files=[str(f) for f in chosen.files],
             labels=list(decided.labels),
             images=[str(s.image) for s in data.golden.samples],
-            evidence=evidence,
-            card=papers.card(manifest, evidence),
-            bom=papers.bom(manifest, evidence, _sha256(chosen.files[0])),
+            evidence=papers_of,
+            card=papers.card(manifest, papers_of),
+            bom=papers.bom(manifest, papers_of, digest_of(chosen.files[0])),
         )
         return Converted(
             path=path,
@@ -228,29 +282,38 @@ class _Run:
             chosen=chosen,
             size_bytes=packed["size_bytes"],
             rows=rows,
+            source=run["of_source"],
+            parent=parent,
         )
 
-    def _evidence(self, rows: Sequence[Outcome], chosen: Outcome, source: Source, data: Data) -> dict[str, Any]:
-        return {
-            "chosen": chosen.to_json(),
-            "candidates": [o.to_json() for o in rows],
-            "source": {
-                "format": source.format,
-                "sha256": source.sha256,
-                "opset": source.opset,
-                "recognised": list(source.because),
-            },
-            "calibration": data.paper(data.calibration),
-            "golden": data.paper(data.golden),
-            "limits": {"max_drop": self.recipe.max_drop, "min_metric": self.recipe.min_metric},
-            "machine": describe(self.machine),
-            "tools": _tools(),
-            "python": platform.python_version(),
-            "threads": 1,
-            "seed": 0,
-            "converted_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "seconds": round(self.clock() - self.start, 1),
-        }
+    def _with_delta(self, done: Converted, job: Job) -> Converted:
+        if job.base is None or done.parent is None:
+            return done
+        delta = dict(self.workers["main"].call("delta", old=str(job.base.path), new=str(done.path)))
+        if delta["bytes"] is not None:
+            share = delta["bytes"] / max(1, done.size_bytes)
+            delta["of_artifact"] = round(share, 4)
+            self.say(
+                f"  {done.path.name}: a delta of {delta['bytes']} bytes from the base, {share:.0%} of the artifact"
+            )
+        return replace(done, delta=delta)
+
+    def _report(
+        self,
+        finished: Mapping[str, tuple[Outcome, ...]],
+        job: Job,
+        about: Mapping[str, Any],
+        done: Sequence[Converted],
+    ) -> None:
+        target = self.recipe.report
+        if target is None:
+            return
+        page = report.page(finished, job=job, source=about, done=done, machine=self.machine)
+        path = self.work / "report.html"
+        path.write_text(page, encoding="utf-8")
+        workplace.check_out(target.parent)
+        workplace.publish({path: target})
+        self.say(f"  report: {target}")
 
 
 def _profiles(recipe: Recipe) -> list[Profile]:
@@ -269,56 +332,3 @@ def _profiles(recipe: Recipe) -> list[Profile]:
     for name in recipe.backend:
         backends.registry().plugin(name)
     return found
-
-
-def _check_out(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"cannot make the folder {out}: {error.strerror}", hint="give another one with --out"
-        ) from None
-    if not os.access(out, os.W_OK):
-        raise UsageError(f"cannot write into {out}", hint="give another one with --out")
-
-
-def _nothing_to_try(name: str, rows: Sequence[candidates.Allowed]) -> UsageError:
-    lines = [f"  {r.candidate.runtime} {r.candidate.precision}: {r.reason}" for r in rows]
-    return UsageError(
-        "\n".join([f"the profile `{name}` leaves nothing to build", *lines]),
-        hint="lift a restriction, or name another profile",
-    )
-
-
-def _check_any(name: str, rows: Sequence[Outcome]) -> None:
-    """Raise the error that fits when no candidate of the profile was chosen."""
-    if any(o.status == "chosen" for o in rows):
-        return
-    lines = [
-        f"  {o.candidate.runtime} {o.candidate.precision}{f' ({o.candidate.variant})' if o.candidate.variant else ''} "
-        f"{o.status}: {o.reason}"
-        for o in rows
-    ]
-    text = "\n".join([f"no build for `{name}` may be used", *lines])
-    if any(o.status == "refused" for o in rows):
-        raise GuardrailError(text, hint="allow fp32, raise --max-drop, or give more calibration images")
-    if any(o.status == "failed" for o in rows):
-        raise ConversionError(text, hint="run again with -v for what the tools said")
-    raise ConversionError(text, hint="give more time with --budget-s")
-
-
-def _tools() -> dict[str, str]:
-    names = ("edge-sdk", "onnx", "onnxruntime", "openvino", "nncf", "numpy", "opencv-python-headless", "pycocotools")
-    found = {}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _sha256(path: Path) -> str:
-    import hashlib
-
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,37 @@ def build(backend: str, request: dict[str, Any], options: dict[str, Any]) -> dic
         "outputs": [found[name] for name in wanted],
         "decoder_params": dict(built.decoder_params),
         "bytes": sum(f.stat().st_size for f in built.files),
+        "facts": file_facts(built.files[0]),
     }
+
+
+def sensitivity(backend: str, request: dict[str, Any], images: int) -> dict[str, Any]:
+    """Return `layers`: the names and errors of the layers that int8 hurts, worst first, measured on `images` images.
+
+    Raises:
+        BackendError: the back-end has no such measure.
+    """
+    target = registry().plugin(backend).capabilities.get("sensitivity")
+    if not target:
+        raise BackendError(f"the {backend} back-end cannot say which layers int8 hurts")
+    module, _, name = str(target).partition(":")
+    found = getattr(importlib.import_module(module), name)(BuildRequest.from_json(request), images)
+    return {"layers": [{"layer": row.layer, "error": float(row.error)} for row in found]}
+
+
+def file_facts(model: Path) -> dict[str, Any]:
+    """Return what a built file says of its own format: IR version and opsets of ONNX, IR version of OpenVINO."""
+    if model.suffix == ".onnx":
+        import onnx
+
+        proto = onnx.load(str(model), load_external_data=False)
+        opsets = {o.domain or "ai.onnx": int(o.version) for o in proto.opset_import}
+        return {"format": "onnx", "ir_version": int(proto.ir_version), "opset": dict(sorted(opsets.items()))}
+    if model.suffix == ".xml":
+        with model.open("rb") as file:
+            found = re.search(rb'<net\b[^>]*\bversion="(\d+)"', file.read(4096))
+        return {"format": "openvino", "ir_version": int(found.group(1)) if found else None}
+    return {"format": model.suffix.removeprefix(".")}
 
 
 def describe(runtime: str, model: Path, options: dict[str, Any]) -> list[dict[str, Any]]:

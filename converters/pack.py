@@ -76,3 +76,12 @@ def _frames(model: Any, images: Sequence[str]) -> list[Any]:
         if len(found) == GOLDEN_FRAMES:
             break
     return (found + spare)[:GOLDEN_FRAMES]
+
+
+def delta(old: str, new: str) -> dict[str, Any]:
+    """Return the bytes of the bsdiff4 delta from one artifact to the next; `bytes` is None without bsdiff4."""
+    try:
+        import bsdiff4
+    except ModuleNotFoundError:
+        return {"bytes": None, "why": "bsdiff4 is not installed: pip install 'edge-sdk[agent]'"}
+    return {"bytes": len(bsdiff4.diff(Path(old).read_bytes(), Path(new).read_bytes()))}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,8 +55,18 @@ class Recipe:
     labels: Path | None = None
     skip_classes: int = field(default=0, metadata={"min": 0})
     licences: dict[str, str] = field(default_factory=dict)
+    base: Path | None = None
+    prefer: Literal["throughput", "latency"] = "throughput"
+    cache: Path | None = None
+    use_cache: bool = True
+    cache_mb: float = field(default=2048.0, metadata={"min": 1.0})
+    report: Path | None = None
     job_limit_s: float = field(default=900.0, metadata={"min": 1.0})
     memory_mb: int = field(default=8192, metadata={"min": 256})
+
+
+KEYS = frozenset(f.name for f in fields(Recipe)) | {"weights"}
+"""Keys of a recipe; a flag of `edge convert` has the key of its name."""
 
 
 def from_flags(flags: Mapping[str, Any], recipe_file: Path | None) -> Recipe:
@@ -73,7 +83,7 @@ def from_flags(flags: Mapping[str, Any], recipe_file: Path | None) -> Recipe:
     if recipe_file is not None:
         data = read_toml(recipe_file)
         where = str(recipe_file)
-        for key in ("model", "weights", "calibration", "golden", "labels", "out"):
+        for key in ("model", "weights", "calibration", "golden", "labels", "out", "base", "cache", "report"):
             value = data.get(key)
             named = (key == "model" and is_factory(str(value))) or (key == "weights" and value == "none")
             if isinstance(value, str) and not named:

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from converters.errors import DiskFullError
 from edge_sdk import errors
 from edge_sdk.errors import ConversionError, EdgeError
 
@@ -78,7 +79,7 @@ class Workshop:
         process, self._process = self._process, None
         if process is not None:
             if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
+                _kill_group(process)
             process.wait()
             for stream in (process.stdin, process.stdout):
                 if stream is not None:
@@ -170,7 +171,17 @@ class Workshop:
         return str(self._log.read().decode(errors="replace"))
 
 
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    """Kill the process and what it started: it leads a session of its own."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        process.send_signal(signal.SIGKILL)
+
+
 def _rebuild(reply: dict[str, Any]) -> EdgeError:
+    if reply["class"] == DiskFullError.__name__:
+        return DiskFullError(str(reply["message"]), hint=reply.get("hint"))
     cls = getattr(errors, str(reply["class"]), ConversionError)
     if not (isinstance(cls, type) and issubclass(cls, EdgeError)):
         cls = ConversionError

@@ -45,6 +45,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="allow only this one, such as ort, openvino; inc is tried only so",
     )
     limits.add_argument("--budget-s", type=float, metavar="S", help="begin no new candidate after this many seconds")
+    search = parser.add_argument_group("the search")
+    search.add_argument(
+        "--prefer",
+        choices=("throughput", "latency"),
+        help="what threads are chosen for where the profile is this machine's (default: throughput)",
+    )
+    search.add_argument(
+        "--base",
+        type=Path,
+        metavar="A",
+        help="artifact of an earlier version: its scales are used again for a small delta",
+    )
+    search.add_argument("--cache", type=Path, metavar="DIR", help="keep builds here (default: the user's cache folder)")
+    search.add_argument(
+        "--no-cache",
+        action="store_false",
+        dest="use_cache",
+        default=None,
+        help="build everything again and keep nothing",
+    )
+    search.add_argument("--report", type=Path, metavar="F", help="write the report, one HTML file with plots")
     model = parser.add_argument_group("the model, where its graph does not tell")
     model.add_argument(
         "--factory", metavar="M:F", help="package.module:function that builds the PyTorch network of these weights"
@@ -67,47 +88,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
+    import time
+
     from converters import convert as converter
     from converters.recipe import from_flags
-    from converters.search import monotonic
 
-    flags: dict[str, Any] = {
-        key: getattr(args, key)
-        for key in (
-            "profile",
-            "max_drop",
-            "min_metric",
-            "precision",
-            "runtime",
-            "backend",
-            "budget_s",
-            "name",
-            "version",
-            "factory",
-            "opset",
-            "signature",
-        )
-    }
-    flags |= {
-        key: getattr(args, key) for key in ("task", "decoder", "resize", "color", "layout", "size", "skip_classes")
-    }
-    flags |= {
-        k: str(v)
-        for k in ("model", "weights", "calibration", "golden", "out", "labels")
-        if (v := getattr(args, k)) is not None
-    }
-    flags |= {key: _numbers(key, getattr(args, key)) for key in ("mean", "std")}
-    recipe = from_flags(flags, args.recipe)
-    done = converter.convert(recipe, say=output.note, clock=monotonic)
+    recipe = from_flags(flags_of(args), args.recipe)
+    done = converter.convert(recipe, say=output.note, clock=time.monotonic)
     output.result({"artifacts": [a.to_json() for a in done]}, "\n\n".join(_text(a) for a in done))
 
 
-def _numbers(key: str, text: str | None) -> list[float] | None:
+def flags_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the flags that were given by the recipe keys that mean the same."""
+    from converters.recipe import KEYS
+
+    found = {key: value for key, value in vars(args).items() if key in KEYS and value is not None}
+    flags: dict[str, Any] = {key: str(value) if isinstance(value, Path) else value for key, value in found.items()}
+    return flags | {key: _numbers(key, flags[key]) for key in ("mean", "std") if key in flags}
+
+
+def _numbers(key: str, text: str) -> list[float]:
     from converters.recipe import numbers
     from edge_sdk.errors import UsageError
 
-    if text is None:
-        return None
     try:
         return list(numbers(text))
     except ValueError:

@@ -22,6 +22,7 @@ import convert_parts as parts
 from converters import search
 from converters.backends.base import BuildRequest
 from converters.backends.onnx_prepare import fold, optimise
+from converters.cache import Cache
 from converters.candidates import Candidate
 from converters.datasets import load
 from converters.frontends.base import Source, TensorInfo
@@ -36,6 +37,14 @@ from edge_sdk.parsing import write_dataclass
 from edge_sdk.schemas.manifest import InputSpec, Resize
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Keep each test's builds apart from those of others and of this user."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 INT8 = Candidate(runtime="onnxruntime", backend="ort", form="onnx", precision="int8")
 FLAGS = ["--color", "rgb", "--resize", "stretch", "--mean", "0", "--std", "255"]
 
@@ -253,7 +262,8 @@ def search_of(tmp_path: Path, worker: Workshop) -> search.Search:
         judge=task.labelled("detection", golden, sizes, 2, ("red", "green")),
         work=tmp_path,
     )
-    found = search.Search(job, {"onnxruntime": worker}, lambda _: None, time.monotonic, None)
+    builds = search.Builds(job, Cache(None, limit_mb=1, say=print))
+    found = search.Search(job, builds, {"onnxruntime": worker}, say=print, clock=time.monotonic)
     found.measure_source(worker)
     return found
 
@@ -285,7 +295,7 @@ def test_naive_int8_of_boxes_and_scores_in_one_output_is_refused_whatever_the_dr
                 return None if tensor is None else {"image": tensor}
 
         quantize_static(str(tmp_path / "prepared.onnx"), str(tmp_path / "naive.onnx"), Reader(), per_channel=True)
-        manifest = found.source_manifest() | {
+        manifest = found.job.source_manifest() | {
             "input": write_dataclass(spec),
             "outputs": describe("onnxruntime", tmp_path / "naive.onnx", {"threads": 1}),
         }
@@ -297,7 +307,7 @@ def test_naive_int8_of_boxes_and_scores_in_one_output_is_refused_whatever_the_dr
         )
 
         verdict = found.verify(worker, naive)
-        ours = found.run({"onnxruntime": [INT8]})
+        ours = found.run([INT8])
     finally:
         worker.stop()
 

@@ -1,0 +1,90 @@
+"""What `edge convert` returns, and the errors that say that nothing can or may be used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converters.candidates import Allowed
+from converters.search import Outcome
+from edge_sdk.errors import ConversionError, GuardrailError, UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Converted:
+    """One artifact with the profile's candidates; `to_json` is what `edge convert --json` prints of it.
+
+    `source` has the metric and the latency of the model as it came; `delta` the bytes of the delta from the base.
+    """
+
+    path: Path
+    digest: str
+    payload_digest: str
+    profile: str
+    chosen: Outcome
+    size_bytes: int
+    rows: tuple[Outcome, ...]
+    source: Mapping[str, Any]
+    parent: str | None = None
+    delta: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        chosen = self.chosen
+        found = {
+            "path": str(self.path),
+            "digest": self.digest,
+            "payload_digest": self.payload_digest,
+            "profile": self.profile,
+            "chosen": {
+                "runtime": chosen.candidate.runtime,
+                "precision": chosen.candidate.precision,
+                "backend": chosen.candidate.backend,
+                "variant": chosen.candidate.variant,
+                "latency_ms": chosen.latency_ms,
+                "ram_mb": chosen.ram_mb,
+                "options": chosen.options,
+                "threads": list(chosen.threads),
+                "size_bytes": self.size_bytes,
+                "metric": chosen.metric,
+                "speedup": self.speedup,
+            },
+            "source": dict(self.source),
+            "candidates": [o.to_json() for o in self.rows],
+        }
+        return found if self.parent is None else found | {"parent": self.parent, "delta": dict(self.delta or {})}
+
+    @property
+    def speedup(self) -> float | None:
+        """Return how many times faster the build is than the source as it came, measured in the same rounds."""
+        before, after = self.source.get("latency_ms"), self.chosen.latency_ms
+        if not before or not after:
+            return None
+        return round(float(before["p50"]) / max(float(after.get("measured_p50", after["p50"])), 1e-9), 3)
+
+
+def nothing_to_try(name: str, rows: Sequence[Allowed]) -> UsageError:
+    """Return the error for a profile of whose candidates none can be built."""
+    lines = [f"  {r.candidate.runtime} {r.candidate.precision}: {r.reason}" for r in rows]
+    return UsageError(
+        "\n".join([f"the profile `{name}` leaves nothing to build", *lines]),
+        hint="lift a restriction, or name another profile",
+    )
+
+
+def check_any(name: str, rows: Sequence[Outcome]) -> None:
+    """Raise the error that fits when no candidate of the profile was chosen."""
+    if any(o.status == "chosen" for o in rows):
+        return
+    lines = [
+        f"  {o.candidate.runtime} {o.candidate.precision}{f' ({o.candidate.variant})' if o.candidate.variant else ''} "
+        f"{o.status}: {o.reason}"
+        for o in rows
+    ]
+    text = "\n".join([f"no build for `{name}` may be used", *lines])
+    if any(o.status == "refused" for o in rows):
+        raise GuardrailError(text, hint="allow fp32, raise --max-drop, or give more calibration images")
+    if any(o.status == "failed" for o in rows):
+        raise ConversionError(text, hint="run again with -v for what the tools said")
+    raise ConversionError(text, hint="give more time with --budget-s")

@@ -1,0 +1,133 @@
+"""Latency, threads and memory of builds, measured on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from converters.reasons import Reason
+from converters.search.job import Job
+from converters.search.outcome import Outcome
+from converters.workers import Workshop
+from edge_sdk.errors import EdgeError
+
+LATENCY_S = 6.0
+THREADS_S = 0.8
+"""Wall time of one setting of threads and sessions."""
+SOURCE = "source"
+
+
+def measure(
+    job: Job, worker: Workshop, outcomes: Mapping[str, Outcome], *, seconds: float, source: bool = False
+) -> dict[str, Any]:
+    """Return the reply of `converters.measure.measure` for builds by key, and with `source` for the source as it is."""
+    labels = list(job.plan.labels)
+    builds = [
+        {"key": k, "manifest": o.manifest, "model": str(o.files[0]), "labels": labels} for k, o in outcomes.items()
+    ]
+    if source:
+        model = str(Path(job.source.forms[job.source.reference]))
+        builds.append({"key": SOURCE, "manifest": job.source_manifest(), "model": model, "labels": labels})
+    if not builds:
+        return {"latency_ms": {}, "errors": {}}
+    return dict(worker.call("measure", builds=builds, image=job.golden[0], seconds=seconds))
+
+
+def time_all(
+    job: Job, worker: Workshop, outcomes: Mapping[str, Outcome]
+) -> tuple[dict[str, Outcome], dict[str, Any] | None]:
+    """Return (the outcomes with CPU latency, the source's): all that passed and the source measured in alternation."""
+    passed = {k: o for k, o in outcomes.items() if o.status == "passed"}
+    if not passed:
+        return dict(outcomes), None
+    reply = measure(job, worker, passed, seconds=LATENCY_S, source=True)
+    out = dict(outcomes)
+    for key, outcome in passed.items():
+        if key in reply["errors"]:
+            out[key] = replace(outcome, status="failed", reason_kind=Reason.FAILED, reason=str(reply["errors"][key]))
+        else:
+            out[key] = replace(outcome, latency_ms=dict(reply["latency_ms"][key]))
+    return out, reply["latency_ms"].get(SOURCE)
+
+
+def with_memory(job: Job, outcome: Outcome, fresh: Workshop) -> Outcome:
+    """Return the outcome with the peak resident memory of a fresh process that loads and runs the build.
+
+    Raises:
+        EdgeError: the process died.
+    """
+    try:
+        reply = fresh.call(
+            "footprint",
+            manifest=outcome.manifest,
+            model=str(outcome.files[0]),
+            labels=list(job.plan.labels),
+            image=job.golden[0],
+        )
+    finally:
+        fresh.stop()
+    return replace(
+        outcome, ram_mb={"peak": round(float(reply["peak_mb"]), 1), "start": round(float(reply["start_mb"]), 1)}
+    )
+
+
+def with_threads(
+    job: Job,
+    worker: Workshop,
+    outcome: Outcome,
+    options: Mapping[str, Any],
+    *,
+    cores: int,
+    prefer: str,
+    limit: float | None,
+) -> Outcome:
+    """Return the outcome with wall latency and throughput of numbers of threads and sessions, and the best options.
+
+    Args:
+        options: the profile's, for everything but `threads`.
+        prefer: throughput (over all cores) or latency (of one frame).
+        limit: milliseconds that p50 must stay below; the settings that do win over those that do not.
+    """
+    settings = [{"threads": n, "sessions": max(1, cores // n)} for n in thread_counts(cores)]
+    try:
+        rows = worker.call(
+            "threads",
+            manifest=outcome.manifest | {"runtime": {"name": outcome.candidate.runtime, "options": dict(options)}},
+            model=str(outcome.files[0]),
+            labels=list(job.plan.labels),
+            image=job.golden[0],
+            settings=settings,
+            seconds=THREADS_S,
+        )
+    except EdgeError:
+        return outcome
+    best = choose_setting(rows, prefer=prefer, limit=limit)
+    marked = tuple(dict(row) | {"chosen": row is best} for row in rows)
+    return replace(outcome, threads=marked, options={"threads": int(best["threads"])})
+
+
+def thread_counts(cores: int) -> list[int]:
+    """Return 1, 2, 4, … up to the cores, the cores themselves among them."""
+    counts = [1]
+    while counts[-1] * 2 <= cores:
+        counts.append(counts[-1] * 2)
+    return sorted({*counts, cores})
+
+
+def choose_setting(rows: list[Any], *, prefer: str, limit: float | None) -> Any:
+    """Return the row that wins; fewer threads win unless more are 10 % better.
+
+    Args:
+        rows: threads, sessions, latency_ms p50 of one session alone, fps of all sessions together; threads rising.
+    """
+    fitting = [r for r in rows if limit is None or r["latency_ms"]["p50"] <= limit] or rows
+    best = fitting[0]
+    for row in fitting[1:]:
+        if prefer == "latency":
+            better = row["latency_ms"]["p50"] < 0.9 * best["latency_ms"]["p50"]
+        else:
+            better = row["fps"] > 1.1 * best["fps"]
+        best = row if better else best
+    return best
