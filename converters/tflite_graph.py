@@ -34,11 +34,26 @@ SIGNATURE = "serving_default"
 
 
 def load(path: Path) -> Any:
-    """Read a TFLite file as the object tree of its schema.
+    """Read a TFLite file of one subgraph as the object tree of its schema.
 
     Raises:
         ConversionError: it is damaged.
         BackendError: it has several subgraphs, as models with control flow have.
+    """
+    model = read(path)
+    if len(model.subgraphs) != 1:
+        raise BackendError(
+            f"`{path.name}` has {len(model.subgraphs)} subgraphs, this back-end edits models with one",
+            hint="export the part without control flow",
+        )
+    return model
+
+
+def read(path: Path) -> Any:
+    """Read a TFLite file as the object tree of its schema.
+
+    Raises:
+        ConversionError: it is damaged.
     """
     raw = path.read_bytes()
     if raw[4:8] != b"TFL3":
@@ -49,11 +64,8 @@ def load(path: Path) -> Any:
         raise ConversionError(
             f"`{path.name}` is damaged: {type(error).__name__}", hint="export or copy it again"
         ) from None
-    if len(model.subgraphs) != 1:
-        raise BackendError(
-            f"`{path.name}` has {len(model.subgraphs)} subgraphs, this back-end edits models with one",
-            hint="export the part without control flow",
-        )
+    if not model.subgraphs:
+        raise ConversionError(f"`{path.name}` has no graph", hint="export it again")
     for entry in model.operatorCodes:
         # Old files have the number in the deprecated field only.
         entry.builtinCode = max(entry.builtinCode, entry.deprecatedBuiltinCode)
