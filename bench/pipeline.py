@@ -19,7 +19,7 @@ from typing import Any
 ROUNDS = 5
 ABOUT = "CPU ms a frame on car-detection.mp4 (768 x 432); the ratio is to engine + decode, 1.0 is the bound"
 FRAMES = 240
-_TESTDATA = Path(os.environ.get("EDGE_TESTDATA", Path(__file__).resolve().parents[2] / "shared" / "testdata"))
+TESTDATA = Path(os.environ.get("EDGETESTDATA", Path(__file__).resolve().parents[2] / "shared" / "testdata"))
 _MODELS: dict[str, dict[str, Any]] = {
     "FastestDet": {
         "file": "fastestdet_352.onnx",
@@ -33,12 +33,12 @@ _MODELS: dict[str, dict[str, Any]] = {
 
 
 def cases() -> dict[str, Callable[[], float]]:
-    video = _TESTDATA / "videos" / "car-detection.mp4"
+    video = TESTDATA / "videos" / "car-detection.mp4"
     if not video.is_file():
-        raise SystemExit(f"no test material at {_TESTDATA}: set EDGE_TESTDATA")
+        raise SystemExit(f"no test material at {TESTDATA}: set EDGETESTDATA")
     out: dict[str, Callable[[], float]] = {}
     for name, facts in _MODELS.items():
-        artifact = _artifact(name, facts)
+        artifact = model_artifact(name)
         out |= {
             f"{name}: engine + decode": lambda a=artifact: _bound(a, video),
             f"{name}: edge-sdk": lambda a=artifact: _edge(a, video),
@@ -50,13 +50,15 @@ def cases() -> dict[str, Callable[[], float]]:
     return out
 
 
-def _artifact(name: str, facts: dict[str, Any]) -> Any:
+def model_artifact(name: str) -> Any:
+    """Return the folded detector `name` of _MODELS as an artifact in a temporary folder."""
+    facts = _MODELS[name]
     import onnx
 
     from converters.graph import fold_preprocessing
     from edge_sdk.artifact import write_artifact
 
-    source = onnx.load(str(_TESTDATA / "models" / facts["file"]))
+    source = onnx.load(str(TESTDATA / "models" / facts["file"]))
     folded, _ = fold_preprocessing(source, mean=[0.0] * 3, std=[facts["std"]] * 3, layout="NCHW", channels=3)
     size, image, output = facts["size"], folded.graph.input[0], folded.graph.output[0]
     resize = {"mode": "letterbox", "align": "topleft", "pad": 114} if facts["letterbox"] else {"mode": "stretch"}
@@ -187,7 +189,7 @@ def _tutorial(artifact: Any, facts: dict[str, Any], video: Path) -> float:
     import numpy as np
     import onnxruntime as ort
 
-    session = ort.InferenceSession(str(_TESTDATA / "models" / facts["file"]), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(TESTDATA / "models" / facts["file"]), providers=["CPUExecutionProvider"])
     name, size = session.get_inputs()[0].name, facts["size"]
     decoder = artifact.load()
     outputs = [o.name for o in decoder.manifest.outputs]

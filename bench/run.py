@@ -2,7 +2,7 @@
 
 A benchmark is a module of this folder with `cases() -> dict[str, Callable[[], float]]`: each call does the work once
 and returns its CPU time in ms. The cases take turns, so that a slow minute of the machine meets all of them. A module
-with `main(words)` measures and writes its results itself.
+with `main(words)` measures and writes its results itself, as `rows` of dictionaries.
 """
 
 from __future__ import annotations
@@ -67,13 +67,25 @@ def cpu_ms(work: Callable[[], Any]) -> float:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Return a result as a Markdown table that ends with a newline."""
+    """Return a result as a Markdown table that ends with a newline.
+
+    Results with `rows` (dictionaries with equal keys) have a column for each key, those with `cases` the usual ones.
+    """
+    facts = result["machine"]
+    where = f"{facts['cpu']}, Python {facts['python']}"
+    if "rows" in result:
+        head = list(result["rows"][0])
+        lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+        lines += [f"| {' | '.join(_cell(row[key]) for key in head)} |" for row in result["rows"]]
+        return "\n".join([*lines, "", f"{result['about']} ({where}).", ""])
     lines = ["| case | CPU ms (quartiles) | ratio |", "|---|---|---|"]
     for name, row in result["cases"].items():
         lines.append(f"| {name} | {row['cpu_ms']:g} ({row['low_ms']:g} to {row['high_ms']:g}) | {row['ratio']:.2f} |")
-    facts = result["machine"]
-    about = f"{facts['cpu']}, Python {facts['python']}, median of {result['rounds']} alternating rounds"
-    return "\n".join([*lines, "", f"{result['about']} ({about}).", ""])
+    return "\n".join([*lines, "", f"{result['about']} ({where}, median of {result['rounds']} alternating rounds).", ""])
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def machine() -> dict[str, Any]:
@@ -92,14 +104,16 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)} (default: all)")
     parser.add_argument("--rounds", type=int, help="rounds of each case (default: the benchmark's)")
-    args = parser.parse_args()
+    args, words = parser.parse_known_args()
+    if words and len(args.names) != 1:
+        parser.error(f"unknown arguments: {' '.join(words)} (a single benchmark may take its own)")
     RESULTS.mkdir(exist_ok=True)
     for name in args.names or known:
         if name not in known:
             parser.error(f"unknown benchmark `{name}`, known: {', '.join(known)}")
         module = importlib.import_module(f"bench.{name}")
         if hasattr(module, "main"):
-            module.main([])
+            module.main(words)
             continue
         rounds = args.rounds or module.ROUNDS
         cases = measure(module.cases(), rounds=rounds)
