@@ -59,7 +59,7 @@ class Worker:
     it forked, and may live on with its pipes, is not waited for.
 
     Args:
-        spec: pipeline, telemetry, frames, …; JSON types only.
+        spec: pipeline, telemetry, frames, …; JSON types only. It has the descriptors in `inherit` open, too.
         on_event: gets every event line; must be quick.
         on_log: gets every line that the worker's engines and decoders print, credentials removed.
     """
@@ -105,6 +105,7 @@ class Worker:
                 bufsize=0,
                 start_new_session=True,
                 env=_environment(),
+                pass_fds=tuple(self.spec.get("inherit", ())),
             )
         except OSError as error:
             raise WorkerError(f"a worker process cannot be started: {error}", hint="is memory short?") from None

@@ -97,13 +97,13 @@ class Job:
         self._commands: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
             "stats": self._stats,
             "swap": self._swap,
+            "change": self._change,
             "selftest": self._self_test,
             "stop": self._stop,
         }
 
     def run(self) -> dict[str, Any]:
         """Run to the end and return the report."""
-        _Heart(self, self._channel, float(self._spec.get("stats_period_s") or 1.0)).start()
         try:
             if self._service is not None:
                 self._service.open()
@@ -174,6 +174,27 @@ class Job:
             self._service.swap(self._models(artifact))
         return swapped
 
+    def _change(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        """Change one stage or sink by `params`, or become what `pipeline` describes."""
+        from edge_sdk.pipeline_config import PipelineConfig
+
+        params, config = command.get("params") or {}, command.get("pipeline")
+        if config is not None:
+            changes = self.pipeline.apply(PipelineConfig.from_mapping(config))
+        elif isinstance(params, dict) and ("stage" in command or "sink" in command):
+            name = str(command.get("stage", command.get("sink")))
+            if "enabled" in command:
+                changes = self.pipeline.switch(name, enabled=bool(command["enabled"]))
+            else:
+                changes = self.pipeline.change(name, **params)
+        else:
+            raise UsageError("`change` needs `stage` or `sink` with `params`, or `pipeline`")
+        stage = self.pipeline.live_stages[0]
+        if self._service is not None and (stage.params != self._stage.params or stage.model != self._stage.model):
+            self._stage = stage
+            self._service.swap(self._models(stage.model))
+        return dict(changes.to_json())
+
     def _self_test(self, command: Mapping[str, Any]) -> dict[str, Any]:
         from edge_sdk.artifact import Artifact
         from edge_sdk.pipeline.models import self_test
@@ -200,7 +221,6 @@ class ServeJob(Job):
 
     def run(self) -> dict[str, Any]:
         """Serve until told to stop and return the report."""
-        _Heart(self, self._channel, float(self._spec.get("stats_period_s") or 1.0)).start()
         self.pipeline.start()
         addresses = [self.pipeline.service.address]
         self._channel.send({"event": "ready", "pid": os.getpid(), "live": True, "addresses": addresses})
@@ -262,14 +282,24 @@ def main() -> int:
 
 
 def _run(spec: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
-    return _drive(Job(spec, channel), channel)
+    return _drive(Job(spec, channel), channel, _period_s(spec))
 
 
 def _serve(spec: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
-    return _drive(ServeJob(spec, channel), channel)
+    return _drive(ServeJob(spec, channel), channel, _period_s(spec))
 
 
-def _drive(job: Job, channel: Channel) -> dict[str, Any]:
+def _group(spec: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
+    from edge_sdk.agent.group import GroupJob
+
+    return _drive(GroupJob(spec, channel), channel, _period_s(spec))
+
+
+def _period_s(spec: Mapping[str, Any]) -> float:
+    return float(spec.get("stats_period_s") or 1.0)
+
+
+def _drive(job: Any, channel: Channel, stats_period_s: float) -> dict[str, Any]:
     stopped = threading.Event()
 
     def stop(*_: object) -> None:
@@ -287,13 +317,14 @@ def _drive(job: Job, channel: Channel) -> dict[str, Any]:
 
     signal.signal(signal.SIGTERM, stop)
     threading.Thread(target=listen, name="commands", daemon=True).start()
-    return job.run()
+    _Heart(job, channel, stats_period_s).start()
+    return dict(job.run())
 
 
 def _check(spec: Mapping[str, Any], _channel: Channel) -> dict[str, Any]:
-    from edge_sdk.pipeline.check import check
+    from edge_sdk.pipeline.check import check, check_all
 
-    return dict(check(spec["pipeline"]))
+    return dict(check_all(spec["cameras"]) if "cameras" in spec else check(spec["pipeline"]))
 
 
 def _bench(spec: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
@@ -304,6 +335,7 @@ def _bench(spec: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
 
 _MODES: Mapping[str, Callable[[Mapping[str, Any], Channel], dict[str, Any]]] = {
     "run": _run,
+    "group": _group,
     "serve": _serve,
     "check": _check,
     "bench": _bench,

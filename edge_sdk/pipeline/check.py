@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from edge_sdk import schedule
 from edge_sdk import sinks as sink_table
 from edge_sdk import sources as source_table
 from edge_sdk.artifact import Artifact
+from edge_sdk.errors import EdgeError
 from edge_sdk.pipeline.cascade import Cascade
-from edge_sdk.pipeline.models import load_models, self_test
+from edge_sdk.pipeline.change import tuned
+from edge_sdk.pipeline.effective import overridden
+from edge_sdk.pipeline.models import ModelSet, load_models, self_test
 from edge_sdk.pipeline.second import open_second
-from edge_sdk.pipeline.steps import Around, build
+from edge_sdk.pipeline.steps import Around, Steps, build
 from edge_sdk.pipeline_config import KIND_OF_TASK, SLOT, PipelineConfig, StageConfig
 from edge_sdk.roi import check_roi
 from edge_sdk.rules import Trace
+from edge_sdk.schedule import OverrideConfig
 from edge_sdk.sources.base import read
 from edge_sdk.sources.uri import redact
 
@@ -51,7 +57,19 @@ def check(pipeline: Mapping[str, Any]) -> dict[str, Any]:
         "source": {"uri": redact(config.source.uri), "live": source.live, "size": size, "fps": source.fps},
         "stages": stages,
         "sinks": [redact(s.uri) for s in config.sinks],
+        "overrides": _overrides(config),
     }
+
+
+def _overrides(config: PipelineConfig) -> list[dict[str, Any]]:
+    """Return what each override is told, and whether it holds now; None where that depends on the picture."""
+    local = schedule.local_time(time.time(), config.time_zone)
+    rows = []
+    for override in config.overrides:
+        by_clock = override.when.holds_at(local)
+        active = None if by_clock and override.when.dark is not None else by_clock
+        rows.append({"name": override.name, "when": str(override.when), "active": active})
+    return rows
 
 
 def _tested(name: str, path: str) -> dict[str, Any]:
@@ -76,8 +94,43 @@ def _around(first: StageConfig, config: PipelineConfig, fps: float | None) -> li
     configs = [replace(c, after=name) if c.after == first.label else c for c in config.steps]
     try:
         steps = build(configs, around)
+        try:
+            for override in config.overrides:
+                _check_override(override, (first, *configs), models, around, steps)
+        finally:
+            steps.close()
     finally:
         models.close()
-    steps.close()
     rows = [tested.get(s["name"], {"name": s["name"], "kind": s["kind"]}) for s in steps.describe()]
     return [_tested(first.label, first.model), *rows]
+
+
+def _check_override(
+    override: OverrideConfig, stages: tuple[StageConfig, ...], models: ModelSet, around: Around, steps: Steps
+) -> None:
+    """Build the stages as they are while an override holds; raises as `build`, the override named."""
+    keep = {second.name: second for second in steps.seconds}
+    first, *rest = overridden(stages, (override,))
+    try:
+        tuned(models, first)
+        made = build(rest, around, keep=keep)
+    except EdgeError as error:
+        raise type(error)(f"override `{override.name}`: {error.message}", hint=error.hint) from None
+    for second in made.seconds:
+        if second.name not in keep:
+            second.close()
+
+
+def check_all(cameras: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Check several pipelines, each `{"name", "pipeline"}`, as `check` does; a message begins with the camera's name.
+
+    Raises:
+        EdgeError: the first thing that does not work.
+    """
+    reports = {}
+    for camera in cameras:
+        try:
+            reports[camera["name"]] = check(camera["pipeline"])
+        except EdgeError as error:
+            raise type(error)(f"{camera['name']}: {error.message}", hint=error.hint) from None
+    return {"ok": True, "cameras": reports}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import signal
 import threading
 from dataclasses import replace
@@ -12,18 +13,25 @@ from typing import Any
 
 from edge_sdk.agent.process import Event, WorkerExit, error_from_json
 from edge_sdk.agent.supervisor import Supervisor
-from edge_sdk.errors import EXIT_INTERRUPTED, EXIT_OK, EdgeError, UsageError, WorkerError
+from edge_sdk.errors import EXIT_INTERRUPTED, EXIT_OK, EdgeError, SourceError, UsageError, WorkerError
 from edge_sdk.output import Output, table
+from edge_sdk.parsing import write_dataclass
 from edge_sdk.pipeline_config import PipelineConfig, SinkConfig, SourceConfig, StageConfig
-from edge_sdk.sources.uri import redact
+from edge_sdk.serve_config import ServeConfig
+from edge_sdk.sources.uri import kind_of, redact
+from edge_sdk.verbs.run_reload import Reloader
 
 _STOP_S = 45.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("pipeline", nargs="?", type=Path, help="a pipeline.toml")
+    parser.add_argument(
+        "pipelines", nargs="*", type=Path, metavar="PIPELINE", help="a pipeline.toml; several run at once"
+    )
     parser.add_argument("--model", type=Path, help="an artifact (.edge), instead of a pipeline.toml")
-    parser.add_argument("--source", help="a video, an image or a folder of them, 0, rtsp://…, synthetic:640x480?n=100")
+    parser.add_argument(
+        "--source", help="a video, image or folder of images, 0, rtsp://…, - (stdin), synthetic:64x48?n=9"
+    )
     parser.add_argument("--policy", choices=("auto", "all", "latest"), help="every frame, or the latest one")
     parser.add_argument("--frames", type=int, metavar="N", help="stop after N frames")
     parser.add_argument("--out", type=Path, metavar="F.jsonl", help="write results as lines of JSON (or .csv)")
@@ -35,23 +43,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--host", help="where --view and --serve listen (default 127.0.0.1: this machine alone)")
     parser.add_argument("--rate", type=float, metavar="N", help="with --serve: inferences a second to allow over HTTP")
+    parser.add_argument("--token-file", type=Path, metavar="F", help="with --serve: who may ask, one token a line")
     parser.add_argument("--score", type=float, metavar="P", help="least score of a detection, 0 to 1")
     parser.add_argument("--workers", type=int, metavar="N", help="frame threads (default: one a core; live: one)")
     parser.add_argument("--explain", type=float, metavar="T", help="say why there was an event at T seconds, or none")
+    parser.add_argument("--watch", action="store_true", help="apply a changed pipeline.toml at once (else: SIGHUP)")
     parser.add_argument("--check", action="store_true", help="open everything once and say what is wrong; run nothing")
 
 
 def run(args: argparse.Namespace, output: Output) -> int:
     if args.frames is not None and args.frames < 1:
         raise UsageError(f"--frames must be at least 1, found {args.frames}")
-    serve = _serve_of(args)
-    if serve is not None and args.pipeline is None and args.source is None:
-        return _serve_only(args, serve, output)
-    config = pipeline_of(args)
+    if len(args.pipelines) > 1:
+        from edge_sdk.verbs import run_cameras
+
+        return run_cameras.run(args, output)
+    args.pipeline = args.pipelines[0] if args.pipelines else None
+    if args.watch and args.pipeline is None:
+        raise UsageError("--watch goes with a pipeline.toml")
+    if args.serve is not None and args.pipeline is None and args.source is None:
+        return _serve_only(args, _serve_of(args), output)
+    config, inherit = with_stdin(pipeline_of(args))
+    serve = _serve_of(args, config.serve)
     spec: dict[str, Any] = {
         "mode": "check" if args.check else "run",
         "pipeline": config.to_json(),
         "frames": args.frames,
+        "inherit": inherit,
     }
     if serve is not None:
         spec["serve"] = serve
@@ -60,11 +78,15 @@ def run(args: argparse.Namespace, output: Output) -> int:
             raise UsageError(f"--explain takes seconds of the source, found {args.explain}")
         spec["explain"] = args.explain
     session = Session(spec, output, verbose=getattr(args, "verbose", 0) > 0)
-    report = session.run()
+    if args.pipeline is not None and not args.check:
+        with Reloader(args.pipeline, lambda: pipeline_of(args), output, watch=args.watch) as reloader:
+            report = session.run(reloader)
+    else:
+        report = session.run()
     if args.check:
-        output.result(report, _check_text(report))
+        output.result(report, check_text(report))
     elif report:
-        for line in _warnings(report):
+        for line in warnings_of(report):
             output.note(line, "yellow")
         output.result(report, _report_text(report))
     return EXIT_INTERRUPTED if session.interrupted else EXIT_OK
@@ -82,13 +104,10 @@ def pipeline_of(args: argparse.Namespace) -> PipelineConfig:
             f"`{args.pipeline}` is no pipeline.toml",
             hint="give an artifact with `--model` and its input with `--source`",
         )
-    stages: tuple[StageConfig, ...]
     if args.pipeline is not None:
         if args.model is not None:
             raise UsageError("give a pipeline.toml or --model, not both")
         config = PipelineConfig.from_toml(args.pipeline)
-        source, stages, sinks = config.source, config.stages, list(config.sinks)
-        workers = config.workers
     else:
         missing = [f"--{name}" for name in ("model", "source") if getattr(args, name) is None]
         if missing:
@@ -96,23 +115,33 @@ def pipeline_of(args: argparse.Namespace) -> PipelineConfig:
                 f"{' and '.join(missing)} missing",
                 hint="edge run --model A.edge --source VIDEO, or edge run PIPELINE.toml",
             )
-        source, stages, sinks, workers = SourceConfig(uri=""), (StageConfig(model=str(args.model)),), [], None
+        config = PipelineConfig(source=SourceConfig(uri=args.source), stages=(StageConfig(model=str(args.model)),))
     params = {"score": args.score} if getattr(args, "score", None) is not None else {}
-    data: dict[str, Any] = PipelineConfig(
-        source=SourceConfig(
-            uri=args.source if args.source is not None else source.uri,
-            policy=getattr(args, "policy", None) or source.policy,
-            params=source.params if args.source is None else {},
-        ),
-        stages=tuple(replace(s, params={**s.params, **params}) if s.is_first else s for s in stages),
-        sinks=tuple(sinks + _sinks_of(args)),
-        workers=getattr(args, "workers", None) or workers,
+    source = config.source if args.source is None else SourceConfig(uri=args.source, policy=config.source.policy)
+    data: dict[str, Any] = replace(
+        config,
+        source=replace(source, policy=getattr(args, "policy", None) or source.policy),
+        stages=tuple(replace(s, params={**s.params, **params}) if s.is_first else s for s in config.stages),
+        sinks=(*config.sinks, *_sinks_of(args)),
+        workers=getattr(args, "workers", None) or config.workers,
     ).to_json()
     return PipelineConfig.from_mapping(data, where="arguments")
 
 
-def _serve_of(args: argparse.Namespace) -> dict[str, Any] | None:
-    """Return where and how to serve, None without `--serve`.
+def with_stdin(config: PipelineConfig) -> tuple[PipelineConfig, list[int]]:
+    """Return a pipeline whose worker reads this process's standard input, and the descriptors that it inherits."""
+    if kind_of(config.source.uri) != "stdin" or "fd" in config.source.params:
+        return config, []
+    try:
+        # The worker's own standard input carries commands.
+        fd = os.dup(0)
+    except OSError:
+        raise SourceError("standard input is closed", hint="pipe frames into the command") from None
+    return replace(config, source=replace(config.source, params={**config.source.params, "fd": fd})), [fd]
+
+
+def _serve_of(args: argparse.Namespace, own: ServeConfig | None = None) -> dict[str, Any] | None:
+    """Return where and how to serve: `[serve]` of the file with the flags over it; None without either.
 
     Raises:
         UsageError: a value is wrong, or goes with a flag that is not there.
@@ -123,18 +152,23 @@ def _serve_of(args: argparse.Namespace) -> dict[str, Any] | None:
             raise UsageError(f"--{name} takes a port, 0 to 65535, found {port}")
     if args.view is not None and args.view == args.serve and args.view:
         raise UsageError(f"--view and --serve cannot share port {args.view}", hint="give each one of its own")
-    if args.host is not None and args.view is None and args.serve is None:
+    serves = args.serve is not None or own is not None
+    if args.host is not None and args.view is None and not serves:
         raise UsageError("--host goes with --view or --serve")
-    if args.serve is None:
-        if args.rate is not None:
-            raise UsageError("--rate goes with --serve")
+    for name in ("rate", "token_file"):
+        if getattr(args, name) is not None and not serves:
+            raise UsageError(f"--{name.replace('_', '-')} goes with --serve")
+    if not serves:
         return None
     if args.rate is not None and not 0 < args.rate < math.inf:
         raise UsageError(f"--rate must be above 0, found {args.rate:g}")
-    return {"port": args.serve, "host": args.host or "127.0.0.1", "rate": args.rate}
+    flags = {"port": args.serve, "host": args.host, "rate": args.rate, "token_file": args.token_file}
+    found: dict[str, Any] = {} if own is None else write_dataclass(own)
+    found |= {key: str(v) if isinstance(v, Path) else v for key, v in flags.items() if v is not None}
+    return found
 
 
-def _serve_only(args: argparse.Namespace, serve: dict[str, Any], output: Output) -> int:
+def _serve_only(args: argparse.Namespace, serve: dict[str, Any] | None, output: Output) -> int:
     """Serve a model without a source until SIGTERM or Ctrl-C."""
     if args.model is None:
         raise UsageError("--model missing", hint="edge run --model A.edge --serve 8080")
@@ -172,8 +206,10 @@ class Session:
     """One worker from start to report: signals, progress, restarts of live sources, what its death means."""
 
     def __init__(self, spec: dict[str, Any], output: Output, *, verbose: bool = False) -> None:
-        self._output = output
+        self._output, self._spec = output, spec
         self._frames = spec.get("frames")
+        # What was read from a pipe is gone: another worker would begin in the middle of a frame.
+        self._may_restart = not spec.get("inherit")
         self._report: dict[str, Any] | None = None
         self._error: dict[str, Any] | None = None
         self._exit: Event | None = None
@@ -183,7 +219,7 @@ class Session:
         log = (lambda line: output.note(f"worker: {line}", "dim")) if verbose else None
         self._supervisor = Supervisor(spec, on_event=self._event, on_log=log, restart=self._restart)
 
-    def run(self) -> dict[str, Any]:
+    def run(self, reloader: Reloader | None = None) -> dict[str, Any]:
         """Run to the end and return the worker's report; empty when it was stopped before there was one.
 
         Raises:
@@ -195,6 +231,8 @@ class Session:
             while not self._ended.wait(0.5):
                 if not self._supervisor.alive or (self._stopping and self._supervisor.worker is None):
                     break
+                if reloader is not None and self._was_ready and not self._stopping:
+                    reloader.look(self._supervisor, self._spec)
         finally:
             self._supervisor.stop(_STOP_S)
             for number, handler in handlers.items():
@@ -231,13 +269,15 @@ class Session:
     def _event(self, event: Event) -> None:
         name = event["event"]
         if name == "ready":
-            self._was_ready, self._live = True, bool(event.get("live"))
+            self._was_ready, self._live = True, bool(event.get("live")) and self._may_restart
             for what, url in event.get("addresses", ()):
                 self._output.note(f"{what}: {url}", "bold")
         elif name == "stats":
             self._output.progress(_progress(event, self._frames))
         elif name == "progress":
             self._output.progress(event["text"])
+        elif name == "note":
+            self._output.note(event["text"], "yellow")
         elif name == "done":
             self._report = event["report"]
         elif name == "error":
@@ -270,7 +310,7 @@ def _progress(stats: Event, frames: int | None) -> str:
     return text + (f", {dropped} dropped" if dropped else "")
 
 
-def _warnings(report: dict[str, Any]) -> list[str]:
+def warnings_of(report: dict[str, Any]) -> list[str]:
     lines = [f"warning: {w}" for w in report["warnings"]]
     broken, errors = report["broken"], {k: n for k, n in report["errors"].items() if k != "source"}
     if broken:
@@ -296,12 +336,27 @@ def _report_text(report: dict[str, Any]) -> str:
         lines += ["", table(rows, ["found", "frames", "count", "best score"])]
     else:
         lines.append("nothing found")
+    lines += [_shadow_text(s["name"], s["shadow"]) for s in report["stages"] if "shadow" in s]
     if "explain" in report:
         lines += ["", *_explained(report["explain"])]
     written = [f"{redact(s['uri'])} ({s['written']})" for s in report["sinks"]]
     if written:
         lines += ["", "written: " + ", ".join(written)]
     return "\n".join(lines)
+
+
+def _shadow_text(stage: str, shadow: dict[str, Any]) -> str:
+    """Return one line about how a shadow's answers differ."""
+    if shadow["error"] is not None:
+        return f"shadow of {stage}: {shadow['error']}"
+    parts = []
+    for compared in shadow["compared"]:
+        agreement = compared["agreement"]
+        same = f"agreement {agreement['mean']:.3f} in " if agreement["n"] else ""
+        parts.append(f"{same}{compared['pairs']} pairs")
+    parts += [f"{n} failed ({kind})" for kind, n in shadow["failed"].items()]
+    parts += [f"{shadow['dropped']} dropped"] if shadow["dropped"] else []
+    return f"shadow of {stage}: " + (", ".join(parts) or "no pairs")
 
 
 def _explained(decisions: list[dict[str, Any]]) -> list[str]:
@@ -315,7 +370,7 @@ def _explained(decisions: list[dict[str, Any]]) -> list[str]:
     return [table(rows, ["t", "stage", "step", "track", "passed", "why"])]
 
 
-def _check_text(report: dict[str, Any]) -> str:
+def check_text(report: dict[str, Any]) -> str:
     source = report["source"]
     size = "x".join(str(v) for v in source["size"]) if source["size"] else "no frame"
     lines = [f"source  {source['uri']}: {size}{', live' if source['live'] else ''}"]
@@ -323,4 +378,6 @@ def _check_text(report: dict[str, Any]) -> str:
         what = f"{s['model'][:12]}, {s['selftests']} self-tests passed" if "model" in s else s["kind"]
         lines.append(f"stage   {s['name']}: {what}")
     lines += [f"sink    {uri}" for uri in report["sinks"]]
+    states = {True: "active now", False: "not now", None: "now, when it is dark"}
+    lines += [f"override {o['name']}: {o['when']}: {states[o['active']]}" for o in report.get("overrides", ())]
     return "\n".join([*lines, "ok"])
