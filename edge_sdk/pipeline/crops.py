@@ -35,14 +35,13 @@ def crop_of(box: NDArray[Any], params: CropParams, width: int, height: int) -> R
         return Skip.OUTSIDE
     if min(seen_w, seen_h) < params.min_size:
         return Skip.SMALL
-    half_w, half_h = (x2 - x1) / 2, (y2 - y1) / 2
-    if params.square:
-        half_w = half_h = max(half_w, half_h)
-    grow = 1 + 2 * params.pad
-    half_w, half_h = half_w * grow, half_h * grow
-    x, y = (x1 + x2) / 2, (y1 + y2) / 2
-    left, top = max(0, _down(x - half_w)), max(0, _down(y - half_h))
-    right, bottom = min(width, -_down(-(x + half_w))), min(height, -_down(-(y + half_h)))
+    box_w, box_h = x2 - x1, y2 - y1
+    side = max(box_w, box_h)
+    more_w, more_h = ((side - box_w) / 2, (side - box_h) / 2) if params.square else (0.0, 0.0)
+    more_w += params.pad * (side if params.square else box_w)
+    more_h += params.pad * (side if params.square else box_h)
+    left, top = max(0, _down(x1 - more_w)), max(0, _down(y1 - more_h))
+    right, bottom = min(width, -_down(-x2 - more_w)), min(height, -_down(-y2 - more_h))
     return left, top, right, bottom
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edge_sdk.sinks.base import FrameResult
+from edge_sdk.tasks.results import Detections, Second
 from edge_sdk.tasks.summary import found
 
 _GROWTH = math.log(1.01)
@@ -60,13 +61,19 @@ class Tally:
 
 
 class Findings:
-    """What the model said over the run: per label in how many frames, how often, and the best score."""
+    """What the models said over the run: per label in how many frames, how often, and the best score.
+
+    What a second model said stands under `name: label`.
+    """
 
     def __init__(self) -> None:
         self._rows: dict[str, dict[str, Any]] = {}
 
     def add(self, item: FrameResult) -> None:
-        for label, (count, best) in found(item.result).items():
+        said = found(item.result)
+        if isinstance(item.result, Detections) and item.result.then:
+            said |= _of_seconds(item.result.then)
+        for label, (count, best) in said.items():
             row = self._rows.setdefault(label, {"frames": 0, "count": 0, "best": 0.0})
             row["frames"] += 1
             row["count"] += count
@@ -75,6 +82,16 @@ class Findings:
     def to_json(self, *, limit: int = 50) -> dict[str, dict[str, Any]]:
         order = sorted(self._rows.items(), key=lambda kv: (-kv[1]["frames"], kv[0]))
         return {label: row | {"best": round(row["best"], 4)} for label, row in order[:limit]}
+
+
+def _of_seconds(then: Mapping[str, Sequence[Second | None]]) -> dict[str, tuple[int, float]]:
+    out: dict[str, tuple[int, float]] = {}
+    for name, rows in then.items():
+        for row in rows:
+            for label, score in row.found() if row is not None else ():
+                count, best = out.get(f"{name}: {label}", (0, 0.0))
+                out[f"{name}: {label}"] = (count + 1, max(best, score))
+    return out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
