@@ -131,7 +131,11 @@ def _ways(support: RuntimeSupport, precision: str, recipe: Recipe, source: Sourc
     for name in table.names():
         can = table.plugin(name).capabilities
         asked = name in recipe.backend
-        if can.get("runtime") != support.name or (recipe.backend and not asked) or (can.get("on_request") and not asked):
+        if (
+            can.get("runtime") != support.name
+            or (recipe.backend and not asked)
+            or (can.get("on_request") and not asked)
+        ):
             continue
         form = next((f for f in can["reads"] if f in source.forms), None)
         if form is not None:

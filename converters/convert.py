@@ -15,15 +15,17 @@ from converters.errors import disk_full, no_space
 from converters.frontends.base import Source, sniff
 from converters.metrics import task
 from converters.recipe import Recipe, parse_size
+from converters.remote import RemoteWorkshop
 from converters.results import Converted, check_any, nothing_to_try
 from converters.search import Builds, Job, Outcome, Search, choose, order, timing
 from converters.workers import Workshop
 from device_profiles import profile as profiles
-from device_profiles.machine import Machine, this_machine
-from device_profiles.probe import runs_here
+from device_profiles.machine import Machine, this_machine, usable_cores
+from device_profiles.probe import describe, runs_here
 from device_profiles.profile import Profile
 from edge_sdk import runtimes
 from edge_sdk.errors import ConversionError, EdgeError, UsageError
+from edge_sdk.remote import parse_host
 
 Say = Callable[[str], None]
 MEMORY_OF = 6
@@ -56,10 +58,12 @@ def convert(recipe: Recipe, *, say: Say, clock: Callable[[], float]) -> tuple[Co
             }
             for worker in workers.values():
                 stack.callback(worker.close)
+            device = _device(recipe, stack, say)
             run = _Run(
                 recipe=recipe,
                 profiles=wanted,
-                machine=machine,
+                machine=machine if device is None else device.machine,
+                device=device,
                 work=work,
                 workers=workers,
                 say=say,
@@ -117,6 +121,12 @@ class _Run:
     say: Say
     clock: Callable[[], float]
     start: float
+    device: RemoteWorkshop | None = None
+
+    @property
+    def timer(self) -> Workshop:
+        """Return the worker that times builds: the device's, or this machine's."""
+        return self.device or self.workers["main"]
 
     def all(self, source: Source, data: Data) -> tuple[Converted, ...]:
         recipe, golden = self.recipe, data.golden
@@ -129,7 +139,8 @@ class _Run:
             if all(r.reason is not None for r in rows):
                 raise nothing_to_try(name, rows)
         job = self._job(source, data, decided)
-        builds = Builds(job, self._cache(), self.machine.isa)
+        there = None if self.device is None else describe(self.machine)
+        builds = Builds(job, self._cache(), this_machine().isa, there)
         found = Search(
             job,
             builds,
@@ -138,7 +149,8 @@ class _Run:
             clock=self.clock,
             deadline=None if recipe.budget_s is None else self.start + recipe.budget_s,
             rank=lambda c, fp32: order.expected(c, allowed, {p.name: p for p in self.profiles}, fp32),
-            slots=max(1, self.machine.cores),
+            slots=max(1, usable_cores()),
+            device=self.device,
         )
         measured = found.measure_source(self.workers["main"])
         self.say(f"  source: {measured.name} {measured.value:.4f} on {measured.n} images")
@@ -149,7 +161,7 @@ class _Run:
             )
         wanted = candidates.unique(allowed)
         outcomes = found.run(wanted if job.base is None else base.layers_of(job.base, wanted))
-        outcomes, latency = timing.time_all(job, self.workers["main"], outcomes)
+        outcomes, latency = timing.time_all(job, self.timer, outcomes)
         outcomes = self._memory(job, outcomes)
         about = {
             "metric": {"name": measured.name, "value": round(measured.value, 6), "n": measured.n},
@@ -199,6 +211,8 @@ class _Run:
         }
 
     def _with_memory(self, job: Job, outcome: Outcome) -> Outcome:
+        if self.device is not None:
+            return timing.with_memory(job, outcome, self.device)
         fresh = Workshop("memory", job_limit_s=self.recipe.job_limit_s, memory_mb=self.recipe.memory_mb)
         try:
             return timing.with_memory(job, outcome, fresh)
@@ -231,7 +245,7 @@ class _Run:
             options = {} if support is None else support.options
             return timing.with_threads(
                 job,
-                self.workers["main"],
+                self.timer,
                 outcome,
                 options,
                 cores=cores,
@@ -256,10 +270,11 @@ class _Run:
         recipe, source, decided = self.recipe, job.source, job.plan
         chosen = next(o for o in rows if o.status == "chosen")
         parent = base.parent_of(job.base, profile.name, self.profiles)
-        known: Any = {"recipe": recipe, "source": source, "data": data, "machine": self.machine}
-        manifest = evidence.manifest(chosen, profile=profile, parent=parent, **known)
+        known: Any = {"recipe": recipe, "source": source, "data": data}
+        manifest = evidence.manifest(chosen, profile=profile, parent=parent, machine=this_machine(), **known)
         facts = dict(run) | {"seconds": round(self.clock() - self.start, 1)}
-        papers_of = evidence.evidence(rows, chosen, run=facts, **known)
+        facts |= {} if self.device is None else {"device": self.device.name}
+        papers_of = evidence.evidence(rows, chosen, run=facts, machine=self.machine, **known)
         folder = self.work / "artifacts"
         folder.mkdir(exist_ok=True)
         path = folder / f"{decided.name}-{recipe.version}-{profile.name}.edge"
@@ -314,6 +329,16 @@ class _Run:
         workplace.check_out(target.parent)
         workplace.publish({path: target})
         self.say(f"  report: {target}")
+
+
+def _device(recipe: Recipe, stack: ExitStack, say: Say) -> RemoteWorkshop | None:
+    """Return the worker on the device of `--on`, or None where nothing but this machine measures."""
+    if recipe.on is None:
+        return None
+    device = RemoteWorkshop(parse_host(recipe.on), job_limit_s=recipe.job_limit_s, memory_mb=recipe.memory_mb)
+    stack.callback(device.close)
+    say(f"  builds are verified and timed on {device.name}: {device.machine.label()}")
+    return device
 
 
 def _profiles(recipe: Recipe) -> list[Profile]:

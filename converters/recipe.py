@@ -24,7 +24,7 @@ class Recipe:
     own. `opset` is the ONNX that PyTorch writes, `signature` one of a SavedModel's. `mean` and `std` are in pixel units
     (0 to 255). `max_drop` bounds the loss of the task metric, `min_metric` the metric itself. `budget_s` is wall time
     after which no new candidate is begun. `skip_classes` leading classes of the model stand for nothing that is
-    labelled (1 for a background class first).
+    labelled (1 for a background class first). `on` is the device (ssh://host) that verifies and times the builds.
     """
 
     model: Path | None = None
@@ -57,6 +57,7 @@ class Recipe:
     licences: dict[str, str] = field(default_factory=dict)
     base: Path | None = None
     prefer: Literal["throughput", "latency"] = "throughput"
+    on: str | None = None
     cache: Path | None = None
     use_cache: bool = True
     cache_mb: float = field(default=2048.0, metadata={"min": 1.0})

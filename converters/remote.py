@@ -23,7 +23,7 @@ _FACTS_S = 120.0
 
 
 class RemoteWorkshop(Workshop):
-    """A `Workshop` whose process runs on another machine; it knows the jobs `predict` and `measure`.
+    """A `Workshop` whose process runs on another machine; it predicts and measures, and builds nothing.
 
     Files that a job names are copied there, each once; predictions are copied back. Calls wait for one another, so
     that nothing else of ours runs on the device while something is timed.
@@ -79,19 +79,25 @@ class RemoteWorkshop(Workshop):
         with self._one:
             if job == "predict":
                 return self._predict(args)
-            if job == "measure":
-                builds = [dict(build) | {"model": self._send_model(build["model"])} for build in args["builds"]]
-                image = self._send([Path(args["image"])])[0]
-                return super().call(job, **(args | {"builds": builds, "image": image}))
-            raise ConversionError(f"a device does not do the step `{job}`")
+            if job not in ("measure", "threads", "footprint"):
+                raise ConversionError(f"a device does not do the step `{job}`")
+            there = dict(args) | {"image": self._send([Path(args["image"])])[0]}
+            if "builds" in args:
+                there["builds"] = [dict(b) | {"model": self._send_model(b["model"])} for b in args["builds"]]
+            else:
+                there["model"] = self._send_model(args["model"])
+            return super().call(job, **there)
 
     def _predict(self, args: Mapping[str, Any]) -> Any:
-        out = Path(args["out"])
-        model = self._send_model(args["model"])
-        images = self._send([Path(i) for i in args["images"]])
-        target = f"{self._remote.folder}/{out.name}"
-        answer = super().call("predict", **(dict(args) | {"model": model, "images": images, "out": target}))
-        self._remote.get(out.name, out)
+        there = dict(args) | {"model": self._send_model(args["model"])}
+        there["images"] = self._send([Path(i) for i in args["images"]])
+        if args.get("against") is not None:
+            there["against"] = self._send([Path(args["against"])])[0]
+        made = {key: Path(args[key]) for key in ("out", "keep") if args.get(key) is not None}
+        there |= {key: f"{self._remote.folder}/{path.name}" for key, path in made.items()}
+        answer = super().call("predict", **there)
+        for path in made.values():
+            self._remote.get(path.name, path)
         return answer
 
     def _send_model(self, model: str) -> str:

@@ -43,12 +43,16 @@ class Builds:
 
     Args:
         isa: flags of this machine: engines take other paths on other CPUs, with other rounding.
+        device: what a device that answers instead of this machine is, with the versions of its runtimes.
     """
 
-    def __init__(self, job: Job, cache: Cache, isa: Sequence[str] = ()) -> None:
+    def __init__(
+        self, job: Job, cache: Cache, isa: Sequence[str] = (), device: Mapping[str, Any] | None = None
+    ) -> None:
         self.job = job
         self.cache = cache
         self.isa = sorted(isa)
+        self.device = None if device is None else dict(device)
         self._source_key = ""
 
     def build(self, worker: Workshop, candidate: Candidate) -> Outcome:
@@ -105,6 +109,7 @@ class Builds:
                 "labels": list(self.job.plan.labels),
                 "images": [self.job.hash_of(i) for i in images],
                 "tools": tools.of_runtime(runtime),
+                "device": None if keep else self.device,
                 "keep": keep,
                 "against": None if against is None else self._source_key,
             },

@@ -37,6 +37,7 @@ class Search:
         deadline: when no new candidate is begun any more.
         rank: expected latency of a candidate, given what fp32 takes in each runtime; the smallest is tried first.
         slots: how many candidates are worked on at a time.
+        device: worker on the device, which answers and is timed instead of this machine.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Search:
         deadline: float | None = None,
         rank: Rank = lambda _candidate, _baselines: 1.0,
         slots: int = 2,
+        device: Workshop | None = None,
     ) -> None:
         self.job = job
         self.builds = builds
@@ -59,6 +61,7 @@ class Search:
         self.deadline = deadline
         self.rank = rank
         self.slots = slots
+        self.device = device
         self.judge = job.judge
         self.source: guard.Seen | None = None
         self._raw: Path | None = None
@@ -128,7 +131,9 @@ class Search:
         assert self.judge is not None
         assert self.source is not None
         job, model = self.job, built.files[0]
-        found = self.builds.predict(worker, built.manifest, model, job.golden, built.candidate.key, against=self._raw)
+        found = self.builds.predict(
+            self.device or worker, built.manifest, model, job.golden, built.candidate.key, against=self._raw
+        )
         with self._lock:
             self.golden_looks += 1
         seen = guard.Seen(
@@ -206,7 +211,7 @@ class Search:
     def _measure_baselines(self) -> None:
         """Time the fp32 build of each runtime for a moment, for the order of the rest."""
         passed = {o.candidate.runtime: o for o in self.found() if o.status == "passed"}
-        worker = next(iter(self.workers.values()))
+        worker = self.device or next(iter(self.workers.values()))
         reply = timing.measure(self.job, worker, {o.candidate.key: o for o in passed.values()}, seconds=_BASELINE_S)
         for outcome in passed.values():
             latency = reply["latency_ms"].get(outcome.candidate.key)

@@ -52,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what threads are chosen for where the profile is this machine's (default: throughput)",
     )
     search.add_argument(
+        "--on", metavar="ssh://HOST", help="verify and time every build on this device, whose figures then count"
+    )
+    search.add_argument(
         "--base",
         type=Path,
         metavar="A",

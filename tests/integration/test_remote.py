@@ -19,6 +19,7 @@ import pytest
 
 from converters.compilers.base import Tool, compile_model
 from converters.remote import RemoteWorkshop
+from edge_sdk.artifact import Artifact
 from edge_sdk.cli import main
 from edge_sdk.errors import BackendError, ConversionError, SyncError, UsageError
 from edge_sdk.remote import Host, Remote, parse_host
@@ -192,6 +193,30 @@ def test_builds_are_answered_and_timed_by_the_worker_there(sshd, tmp_path):
     assert set(np.load(tmp_path / "out.npz").files) >= {"score", "class_id"}
     assert timed["latency_ms"]["a"]["p50"] > 0
     assert workshop.machine.cores >= 1
+    assert left_behind() == before
+
+
+def test_a_conversion_is_verified_and_timed_on_the_device_that_it_is_for(sshd, tmp_path, capsys):
+    pytest.importorskip("onnx")
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    import convert_parts as parts
+
+    model = parts.classifier(tmp_path / "colors.onnx")
+    images = parts.color_folders(tmp_path / "golden", 12, seed=1)
+    before = left_behind()
+
+    code = main(
+        ["convert", str(model), "--profile", "generic-cpu", "--golden", str(images), "--runtime", "onnxruntime",
+         "--precision", "fp32", "--color", "rgb", "--std", "255", "--mean", "0", "--resize", "stretch",
+         "--out", str(tmp_path / "out"), "--no-cache", "--json", "--on", uri(sshd)]
+    )  # fmt: skip
+
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert "builds are verified and timed on" in said.err
+    artifact = Artifact.open(json.loads(said.out)["artifacts"][0]["path"])
+    assert artifact.evidence["device"].endswith((sshd / "port").read_text())
+    assert json.loads(said.out)["artifacts"][0]["chosen"]["latency_ms"]["kind"] == "measured"
     assert left_behind() == before
 
 
