@@ -59,6 +59,7 @@ def answer(taken: Sequence[Taken], models: ModelSet, i: int, note: Callable[[], 
         if one.origin is not Origin.INFERRED:
             age_ms = (time.monotonic() - one.frame.captured_s) * 1000.0
             one.item = FrameResult(one.frame, None, digest, age_ms, 0.0, origin=one.origin)  # type: ignore[arg-type]
+            one.times["decode"] = one.decode_s
             continue
         _guard(one, _prepare, model, together)
         if not together:

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from edge_sdk.testing import build_artifact, color_frame
 
 pytestmark = pytest.mark.e2e
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def clip(path: Path, images: list) -> Path:
+    height, width = images[0].shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (width, height))
+    for image in images:
+        writer.write(image)
+    writer.release()
+    return path
+
+
+def frames_of(path: Path) -> list:
+    video = cv2.VideoCapture(str(path))
+    found = []
+    while (read := video.read())[0]:
+        found.append(read[1])
+    video.release()
+    return found
 
 
 def run(*words: object) -> str:
@@ -45,3 +65,46 @@ def test_detect_video_writes_results_and_a_video(tmp_path):
     assert "red: in 5 frames" in out
     assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 5
     assert (tmp_path / "o.mp4").stat().st_size > 0
+
+
+def test_ppe_cascade_says_who_wears_the_wrong_colour(tmp_path):
+    box = (16, 16, 48, 48)
+    images = [color_frame("red", width=64, height=64, box=box)] * 10
+    images += [color_frame("green", width=64, height=64, box=box)] * 10
+    people = build_artifact(tmp_path / "people.edge", task="detection").path
+    colors = build_artifact(tmp_path / "colors.edge").path
+    out = run(EXAMPLES / "ppe_cascade.py", people, colors, clip(tmp_path / "v.mp4", images),
+              "--who", "red", "green", "--wears", "red", "--refresh", "3",
+              "--out", tmp_path / "o.jsonl", "--save", tmp_path / "o.mp4").splitlines()  # fmt: skip
+    assert len(out) == 2
+    assert " without red: #" in out[0]
+    assert 1.0 <= float(out[0].split()[0]) <= 2.0
+    assert out[1].endswith("1 alerts")
+    last = json.loads((tmp_path / "o.jsonl").read_text().splitlines()[-1])
+    assert last["detections"][0]["then"]["ppe"]["classes"][0]["label"] == "green"
+    assert len(frames_of(tmp_path / "o.mp4")) == 20
+
+
+def test_ppe_cascade_finds_the_face_of_a_real_person(real_artifact, coco_labels, testdata, tmp_path):
+    size = {"mode": "letterbox", "align": "topleft", "pad": 114}
+    people = real_artifact("yolox_nano_416.onnx", "yolox", labels=coco_labels, color="bgr", resize=size)
+    face = real_artifact("yunet_n_320.onnx", "yunet", labels=("face",), color="bgr", resize={"mode": "letterbox"})
+    video = testdata / "videos" / "asl_help.mkv"
+    out = run(EXAMPLES / "ppe_cascade.py", people, face, video, "--wears", "face", "--save", tmp_path / "o.mp4")
+    assert out.splitlines()[-1].endswith("0 alerts")
+    assert len(frames_of(tmp_path / "o.mp4")) >= 50
+
+
+def test_segmentation_overlay_tints_the_road_of_a_real_drive(real_artifact, testdata, tmp_path):
+    labels = ("background", "road", "curb", "mark")
+    road = real_artifact("road_segmentation_adas.onnx", "argmax_mask", labels=labels, color="bgr")
+    video = testdata / "videos" / "carnd_test_video.mp4"
+    out = run(EXAMPLES / "segmentation_overlay.py", road, video, "--save", tmp_path / "o.mp4",
+              "--every", "4", "--frames", "12").splitlines()  # fmt: skip
+    assert [line.split()[-1] for line in out[:2]] == ["background", "road"]
+    assert 15 < float(out[1].split()[0]) < 50
+    before, after = frames_of(video)[8].astype(int), frames_of(tmp_path / "o.mp4")[8].astype(int)
+    difference = abs(before - after).max(axis=2)
+    height, width = difference.shape
+    assert np.median(difference[int(0.8 * height) :, width // 4 : 3 * width // 4]) > 20
+    assert np.median(difference[height // 5 : height // 3]) < 20
