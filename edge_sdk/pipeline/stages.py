@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -129,6 +129,13 @@ class Stages:
     def motion_gate(self: S, name: str = "motion_gate", **params: Any) -> S:
         """Infer only when something moves, else let the last answer stand; params as in `MotionParams`."""
         return self._add_step("motion_gate", name, params)
+
+    def with_artifacts(self: S, opened: Callable[[Any], Any]) -> S:
+        """Let `opened` see every artifact of the pipeline and give the one to use instead."""
+        self._not_running("change artifacts")
+        self._artifact, self._shadow = opened(self._artifact), opened(self._shadow)
+        self._artifacts = {place: (opened(a), opened(b)) for place, (a, b) in self._artifacts.items()}
+        return self
 
     def _set_stage(self: S, config: StageConfig, artifact: ArtifactLike, shadow: ArtifactLike | None) -> S:
         self._not_running("add a stage")

@@ -11,7 +11,7 @@ def registry() -> Registry:
     """Return the table of runtimes by the name that stands in a manifest.
 
     Capabilities: `suffixes` of a model's main file, `distribution` (the one that pip installs), `distributions` (all
-    that provide the runtime).
+    that provide the runtime), `shares` (several threads may infer with one engine at once), `unshared` (why not).
     """
     return Registry(
         "runtime",
@@ -22,6 +22,7 @@ def registry() -> Registry:
                 extra="ort",
                 capabilities={
                     "suffixes": (".onnx",),
+                    "shares": True,
                     "distribution": "onnxruntime",
                     "distributions": (
                         "onnxruntime",
@@ -36,7 +37,11 @@ def registry() -> Registry:
                 target="edge_sdk.runtimes.openvino:OpenVinoRuntime",
                 requires=("openvino",),
                 extra="openvino",
-                capabilities={"suffixes": (".xml", ".onnx"), "distribution": "openvino"},
+                capabilities={
+                    "suffixes": (".xml", ".onnx"),
+                    "distribution": "openvino",
+                    "unshared": "a compiled model has one stream: one camera's inference would wait for another's",
+                },
             ),
             "litert": _litert(),
         },
@@ -52,5 +57,9 @@ def _litert() -> Plugin:
         target="edge_sdk.runtimes.litert:LiteRtRuntime",
         requires=(package,),
         extra=extra,
-        capabilities={"suffixes": (".tflite",), "distribution": distribution},
+        capabilities={
+            "suffixes": (".tflite",),
+            "distribution": distribution,
+            "unshared": "an interpreter holds the tensors of one inference",
+        },
     )
