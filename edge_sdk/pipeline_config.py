@@ -260,6 +260,23 @@ class PipelineConfig:
         stages = tuple(replace(s, model=str(artifact)) if not s.is_step and s.model == SLOT else s for s in self.stages)
         return replace(self, stages=stages)
 
+    def with_params(self, changes: Mapping[str, Any], *, where: str) -> PipelineConfig:
+        """Return it with params put over those of stages, by name; None takes a default back.
+
+        Raises:
+            ConfigError: there is no such stage, or params are wrong.
+        """
+        names = [s.label for s in self.stages]
+        problems = [f"{name}: no such stage, it has {', '.join(names)}" for name in changes if name not in names]
+        problems += [f"{name}: expected a table" for name, v in changes.items() if not isinstance(v, Mapping)]
+        if problems:
+            raise ConfigError(f"{where}: {len(problems)} problems", problems=problems, hint="correct the names")
+        stages = tuple(
+            replace(s, params={k: v for k, v in {**s.params, **changes.get(s.label, {})}.items() if v is not None})
+            for s in self.stages
+        )
+        return PipelineConfig.from_mapping(replace(self, stages=stages).to_json(), where=where)
+
     @property
     def model_stage(self) -> StageConfig:
         """The stage with the model that sees the frames."""

@@ -77,12 +77,7 @@ class AgentConfig:
         if slots.factory is not None:
             slots = replace(slots, factory=folder / slots.factory)
         config = replace(config, state_dir=folder / config.state_dir, pipeline=folder / config.pipeline, slots=slots)
-        fixed = PipelineConfig.from_toml(config.pipeline).model_stage.model
-        if fixed != SLOT:
-            raise ConfigError(
-                f'{config.pipeline}: stage model is `{fixed}`, under an agent it must be "slot"',
-                hint="name the artifact as `factory` in `[slots]` of agent.toml to run it from the start",
-            )
+        read_pipeline(config.pipeline)
         return config
 
     def with_telemetry(self, changes: Any) -> AgentConfig:
@@ -97,6 +92,22 @@ class AgentConfig:
             raise ConfigError("desired config: `telemetry` is not an object")
         own = document.write(self.telemetry)
         return replace(self, telemetry=parse({**own, **changes}, TelemetryConfig, where="desired config.telemetry"))
+
+
+def read_pipeline(path: Path) -> PipelineConfig:
+    """Return the pipeline that an agent runs.
+
+    Raises:
+        ConfigError: the file is missing, no TOML, has wrong keys, or a model of its own.
+    """
+    pipeline = PipelineConfig.from_toml(path)
+    fixed = pipeline.model_stage.model
+    if fixed != SLOT:
+        raise ConfigError(
+            f'{path}: stage model is `{fixed}`, under an agent it must be "slot"',
+            hint="name the artifact as `factory` in `[slots]` of agent.toml to run it from the start",
+        )
+    return pipeline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

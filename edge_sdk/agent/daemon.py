@@ -9,12 +9,13 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from edge_sdk.agent import reconcile
-from edge_sdk.agent.config import AgentConfig, Paths, load_identity
+from edge_sdk.agent.config import AgentConfig, Paths, load_identity, read_pipeline
+from edge_sdk.agent.events import JobEnd, WorkerEvent
 from edge_sdk.agent.fs import RealFs
 from edge_sdk.agent.health import Counts, Trial, Verdict, judge
 from edge_sdk.agent.jobs import Jobs, WrongProfileError
@@ -23,13 +24,12 @@ from edge_sdk.agent.lock import take_lock
 from edge_sdk.agent.reconcile import Job, RetryPolicy, Step
 from edge_sdk.agent.runner import Runner
 from edge_sdk.agent.slots import Slots, runnable
-from edge_sdk.agent.state import AgentState, StateFile, TrustFloor
-from edge_sdk.agent.uplink import Uplink
+from edge_sdk.agent.state import AgentState, StateFile
+from edge_sdk.agent.uplink import Uplink, reported
 from edge_sdk.backoff import Backoff
-from edge_sdk.errors import EdgeError, SchemaError
-from edge_sdk.pipeline_config import PipelineConfig
+from edge_sdk.errors import ConfigError, EdgeError, SchemaError
 from edge_sdk.schemas import codec, document
-from edge_sdk.schemas.state import LAST_WILL, Desired, Phase, Reported
+from edge_sdk.schemas.state import LAST_WILL, Desired, Phase
 from edge_sdk.schemas.state import VERSION as DESIRED_VERSION
 from edge_sdk.schemas.telemetry import Alarm
 from edge_sdk.telemetry.outbox import Outbox
@@ -43,22 +43,6 @@ _ALARMS = {
     Phase.SAFE_MODE: "safe_mode",
 }
 _SWITCHING = (Job.SWAP, Job.ROLL_BACK, Job.SAFE_MODE)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerEvent:
-    event: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class JobEnd:
-    """A job's result; `generation` tells results of a cancelled job."""
-
-    generation: int
-    job: Job
-    error: str | None = None
-    retriable: bool = True
-    floor: TrustFloor | None = None
 
 
 class Agent:
@@ -85,7 +69,7 @@ class Agent:
             self._paths.outbox, max_rows=telemetry.max_rows, max_bytes=telemetry.max_mb * 1024 * 1024
         )
         self._runner = Runner(
-            PipelineConfig.from_toml(config.pipeline),
+            read_pipeline(config.pipeline),
             self._slots,
             outbox=self._paths.outbox,
             name=config.name,
@@ -113,7 +97,7 @@ class Agent:
         self._cancel = threading.Event()
         self._waiting: Desired | None = None
         self._idle_since_s = 0.0
-        self._stopping = False
+        self._stopping = self._reload_wanted = False
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -121,6 +105,7 @@ class Agent:
         """Run until SIGTERM or SIGINT and return 0."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signal)
+        signal.signal(signal.SIGHUP, self._hang_up)
         self._boot()
         self._link.start()
         last_tick = 0.0
@@ -148,6 +133,9 @@ class Agent:
         self._stopping = True
         self._queue.put(None)
 
+    def _hang_up(self, *_: object) -> None:
+        self._reload_wanted = True
+
     def _boot(self) -> None:
         self._slots.prepare()
         trouble: str | None = None
@@ -170,6 +158,7 @@ class Agent:
         self._state = saved
         step = reconcile.boot(saved, runs, self._clock(), max_crashes=self._config.health.max_crashes)
         self._configure(step.state)
+        self._reload()
         self._runner.begin(step.state.active if step.job is not Job.ROLL_BACK else None)
         if step.state.phase is Phase.TRIAL:
             self._trial = Trial(time.monotonic())
@@ -269,6 +258,8 @@ class Agent:
     def _tick(self, now_s: float) -> None:
         self._apply(reconcile.tick(self._state, self._clock()))
         self._go_on(now_s)
+        if self._reload_wanted and self._job is None and self._trial is None:
+            self._reload()
         self._watch_trial(now_s)
         self._watch_outbox()
         self._send(now_s)
@@ -312,15 +303,7 @@ class Agent:
             for seq in taken:
                 state = reconcile.sent(state, seq)
             self._save(state)
-        news = Reported(
-            rev=state.rev if state.rev >= 0 else None,
-            online=True,
-            digest=state.active or "",
-            slot=_slot_name(state),
-            phase=state.phase,
-            profile=self._identity.profile,
-            error=state.error or self._outbox.note or "",
-        )
+        news = reported(state, self._identity.profile, self._outbox.note)
         uplink.report(news, now_s)
 
     # -- state ---------------------------------------------------------------------------------------------------
@@ -348,8 +331,27 @@ class Agent:
         self._file.save(state)
         self._state = state
 
+    def _reload(self) -> None:
+        """Read pipeline.toml again, put the params that the cloud wants over it, and run the result."""
+        self._reload_wanted = False
+        try:
+            pipeline = read_pipeline(self._config.pipeline)
+            wanted = self._state.config.get("stages")
+            if wanted is not None:
+                if not isinstance(wanted, Mapping):
+                    raise ConfigError("desired config: `stages` is not an object")
+                pipeline = pipeline.with_params(wanted, where="desired config.stages")
+            changed = self._runner.describe(pipeline)
+        except EdgeError as error:
+            logger.error("the pipeline stays as it is: %s", error.message)
+            self._alarm("pipeline_refused", error.message)
+            return
+        if changed:
+            logger.info("pipeline: changed %s", ", ".join(changed))
+
     def _configure(self, state: AgentState) -> None:
-        """Let the telemetry settings of a desired state take effect."""
+        """Let the settings of a desired state take effect."""
+        self._reload_wanted = True
         try:
             config = self._config.with_telemetry(state.config.get("telemetry"))
         except EdgeError as error:
@@ -398,11 +400,3 @@ class Agent:
             t=self._clock(), name=name, message=message[:500], pipeline=self._config.name, model=self._state.active
         )
         self._outbox.append([alarm.to_event()], urgent=True, now=self._clock())
-
-
-def _slot_name(state: AgentState) -> str:
-    if state.active is None:
-        return "none"
-    if state.phase is Phase.TRIAL:
-        return "trial"
-    return "factory" if state.active == state.factory else "committed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from edge_sdk.pipeline_config import PipelineConfig
 logger = logging.getLogger(__name__)
 Event = dict[str, Any]
 SWAP_TIMEOUT_S = 120.0
+CHANGE_TIMEOUT_S = 15.0
 
 
 class Runner:
@@ -72,6 +73,34 @@ class Runner:
         self._telemetry, self._baseline_p95_ms = telemetry, baseline_p95_ms
         self._update()
         return changed
+
+    def describe(self, pipeline: PipelineConfig) -> Sequence[str]:
+        """Run another description of the pipeline: between two frames as far as possible, else in a fresh worker.
+
+        Returns what changed between two frames; a worker that does not run now uses it when it starts.
+
+        Raises:
+            EdgeError: the worker refused it; the old one goes on.
+        """
+        if pipeline == self._pipeline:
+            return ()
+        before, self._pipeline = self._pipeline, pipeline
+        supervisor, digest = self._supervisor, self.digest
+        if supervisor is None or digest is None or supervisor.state != "running":
+            self._update()
+            if supervisor is not None and supervisor.state == "starting":
+                self.begin(digest)
+            return ()
+        try:
+            reply = supervisor.request("change", CHANGE_TIMEOUT_S, pipeline=self._spec(digest)["pipeline"])
+        except EdgeError:
+            self._pipeline = before
+            raise
+        self._update()
+        if reply.get("restart"):
+            logger.warning("a fresh worker for the new pipeline: %s", "; ".join(reply["restart"]))
+            self.begin(digest)
+        return tuple(reply.get("changed", ()))
 
     def begin(self, digest: str | None) -> None:
         """Run a slot without waiting for it to be ready; None stops."""

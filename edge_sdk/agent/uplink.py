@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from edge_sdk.agent.link import InFlight, Link, LinkPolicy, delivered
-from edge_sdk.schemas.state import Reported, Transition
+from edge_sdk.agent.state import AgentState
+from edge_sdk.schemas.state import Phase, Reported, Transition
 from edge_sdk.telemetry.outbox import Outbox
 
 
@@ -71,3 +72,24 @@ class Uplink:
         message = replace(news, outbox=self._outbox.stats()).to_json()
         if self._link.publish("state", message, retain=True) is not None:
             self._reported, self._reported_at = news, now_s
+
+
+def reported(state: AgentState, profile: str | None, note: str | None) -> Reported:
+    """Return what a device says of itself; `note` is what happened to its outbox."""
+    return Reported(
+        rev=state.rev if state.rev >= 0 else None,
+        online=True,
+        digest=state.active or "",
+        slot=_slot_name(state),
+        phase=state.phase,
+        profile=profile,
+        error=state.error or note or "",
+    )
+
+
+def _slot_name(state: AgentState) -> str:
+    if state.active is None:
+        return "none"
+    if state.phase is Phase.TRIAL:
+        return "trial"
+    return "factory" if state.active == state.factory else "committed"

@@ -34,10 +34,30 @@ def pipeline_metrics(stats: Mapping[str, Any], watch: metrics.Watch, now: float)
     lines += metrics.counter("edge_errors_total", "Errors of the pipeline, by kind.", "kind", errors)
     lines += gauge("edge_fps", "Results a second over the last ten seconds.", round(watch.fps(now), 3))
     lines += gauge("edge_source_up", "1 when a frame came in the last five seconds.", int(watch.source_up(now)))
+    lines += _control_metrics(stats.get("control") or {})
     age = watch.age_s(now)
     if age is not None:
         lines += gauge("edge_last_frame_age_seconds", "Time since the last result.", round(age, 3))
     return lines
+
+
+def _control_metrics(control: Mapping[str, Any]) -> list[str]:
+    """Return the lines about overrides and degradation of a pipeline that has them."""
+    lines: list[str] = []
+    override, degrade = control.get("override"), control.get("degrade")
+    if override is not None:
+        rows = [
+            metrics.sample("edge_override_active", int(name in override["active"]), {"name": name})
+            for name in override["seconds"]
+        ]
+        lines += metrics.family("edge_override_active", "gauge", "1 while an override holds.", rows)
+    if degrade is not None:
+        lines += gauge("edge_degrade_level", "0 at full rate, higher when hot or short of CPU.", degrade["level"])
+    return lines + (
+        gauge("edge_rate_limit_fps", "Frames a second that are taken at most.", control["rate"])
+        if "rate" in control
+        else []
+    )
 
 
 def gauge(name: str, text: str, value: float) -> list[str]:

@@ -20,6 +20,7 @@ def sinks() -> Registry:
             "jsonl": Plugin(target="edge_sdk.sinks.lines:JsonLines", capabilities={"file": True}),
             "csv": Plugin(target="edge_sdk.sinks.lines:Csv", capabilities={"file": True}),
             "clips": Plugin(target="edge_sdk.sinks.clips:Clips", capabilities={"file": True}),
+            "snapshots": Plugin(target="edge_sdk.sinks.snapshots:Snapshots", capabilities={"file": True}),
             "video": Plugin(target="edge_sdk.sinks.video:AnnotatedVideo", capabilities={"file": True}),
             "mqtt": Plugin(
                 target="edge_sdk.sinks.mqtt:Mqtt",

@@ -81,12 +81,23 @@ class FrameResult:
         return line
 
 
+CONTROL_EVENTS = frozenset({"override", "degraded", "recovered"})
+
+
+def rule_events(item: FrameResult) -> list[dict[str, Any]]:
+    """Return the events of zones, lines, alerts and camera checks: not those about the pipeline itself."""
+    return [event for event in item.events if event.get("kind") not in CONTROL_EVENTS]
+
+
 class Sink(Protocol):
     """Takes results; `write` is called from one thread and may block, the pipeline puts a bounded queue before it.
 
     A constructor takes `(uri: str, options: Mapping[str, Any])` and raises UsageError on wrong ones. The pipeline sets
     the options `fps` and `live` from the source and `append` (a restarted worker goes on with its files) where the user
     did not. The rest raise SinkError or SyncError.
+
+    A sink whose options can be changed while it runs names them in `changeable` and has `adopt(other)`, which takes
+    over those of another sink of its kind that was made for the same address and never opened.
     """
 
     uri: str

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import paho.mqtt.client as paho
 
@@ -34,6 +34,8 @@ class HomeAssistant:
     were seen at once since the last state. Format: home-assistant.io, MQTT discovery of single components.
     """
 
+    changeable: ClassVar[frozenset[str]] = frozenset({"every_s"})
+
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
         body, query = query_options(uri.partition(":")[2])
         merged: dict[str, Any] = {**query, **options}
@@ -57,6 +59,10 @@ class HomeAssistant:
         self._sent_at = self._due = float("-inf")
         self._lock = threading.Lock()
         self._client: Any = None
+
+    def adopt(self, other: HomeAssistant) -> None:
+        """Take over the options of another that was made for the same device."""
+        self._every_s = other._every_s
 
     def open(self) -> None:
         self._client = self._broker.connect(

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 
@@ -66,6 +66,8 @@ class LiveView:
     one misses pictures and holds up nobody.
     """
 
+    changeable: ClassVar[frozenset[str]] = frozenset({"quality", "max_fps", "max_width"})
+
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
         body, query = query_options(uri)
         merged: dict[str, Any] = {**query, **options}
@@ -91,6 +93,10 @@ class LiveView:
         self._times: deque[float] = deque(maxlen=30)
         self._stats: dict[str, Any] = {"found": {}, "latency_ms": 0.0, "frame": None}
         self.encoded = 0
+
+    def adopt(self, other: LiveView) -> None:
+        """Take over the options of another that was made for the same port."""
+        self._quality, self._every_s, self._width = other._quality, other._every_s, other._width
 
     @property
     def address(self) -> tuple[str, str]:

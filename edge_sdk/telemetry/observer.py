@@ -272,6 +272,8 @@ def _alarm_of(event: Mapping[str, Any]) -> tuple[str, str] | None:
     if event["kind"] == "alert":
         what = f"{event['count']} matching, best {event['label']} {event['score']:.2f}"
         return f"alert {event['name']}", f"`{event['name']}`: {what}"
+    if event["kind"] == "degraded":
+        return "degraded", f"level {event['level']}: {event['why']}"
     if event["kind"] == "camera" and event["state"] == "begin":
         return f"camera_{event['problem']} {event['name']}", f"`{event['name']}`: {event['why']}"
     return None
