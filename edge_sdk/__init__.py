@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from edge_sdk.artifact import Artifact
     from edge_sdk.errors import EdgeError
     from edge_sdk.model import Model
-    from edge_sdk.pipeline import Pipeline
+    from edge_sdk.pipeline import Cameras, Pipeline
     from edge_sdk.tasks.base import Classes, Detections
 
 _LAZY = {
     "Artifact": "edge_sdk.artifact",
+    "Cameras": "edge_sdk.pipeline",
     "Classes": "edge_sdk.tasks.base",
     "Detections": "edge_sdk.tasks.base",
     "EdgeError": "edge_sdk.errors",
@@ -23,7 +24,7 @@ _LAZY = {
     "Pipeline": "edge_sdk.pipeline",
 }
 
-__all__ = ["Artifact", "Classes", "Detections", "EdgeError", "Model", "Pipeline", "__version__"]
+__all__ = ["Artifact", "Cameras", "Classes", "Detections", "EdgeError", "Model", "Pipeline", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

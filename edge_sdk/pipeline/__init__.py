@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edge_sdk.pipeline.build import Pipeline
+    from edge_sdk.pipeline.cameras import Cameras
     from edge_sdk.pipeline.observe import Observer
     from edge_sdk.pipeline.report import Report
     from edge_sdk.sinks.base import FrameResult
 
 _LAZY = {
+    "Cameras": "edge_sdk.pipeline.cameras",
     "FrameResult": "edge_sdk.sinks.base",
     "Observer": "edge_sdk.pipeline.observe",
     "Pipeline": "edge_sdk.pipeline.build",
     "Report": "edge_sdk.pipeline.report",
 }
 
-__all__ = ["FrameResult", "Observer", "Pipeline", "Report"]
+__all__ = ["Cameras", "FrameResult", "Observer", "Pipeline", "Report"]
 
 
 def __getattr__(name: str) -> Any:

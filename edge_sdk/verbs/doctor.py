@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import os
 import platform
 import shutil
@@ -62,6 +63,8 @@ def diagnose(*, fast: bool = False) -> dict[str, Any]:
         "runtimes": [{k: v for k, v in r.items() if k != "pip"} for r in found],
         "opencv": opencv,
         "cameras": _cameras(),
+        "picamera2": importlib.util.find_spec("picamera2") is not None,
+        "ffmpeg": _ffmpeg(fast=fast),
         "broker": {"mosquitto": shutil.which("mosquitto") or _first(Path("/usr/sbin/mosquitto"))},
         "missing": missing,
     }
@@ -151,6 +154,15 @@ def _cameras() -> list[dict[str, Any]]:
     return cameras
 
 
+def _ffmpeg(*, fast: bool) -> dict[str, Any]:
+    """Return path and version of the ffmpeg command, and which decoders work with it (each device is opened once)."""
+    from edge_sdk.sources.decoding import decoders, ffmpeg
+
+    path, version = ffmpeg()
+    found = [] if fast else [{"name": d.name, "ok": d.ok, "why": d.why or None} for d in decoders()]
+    return {"path": path, "version": version or None, "decoders": found}
+
+
 def _version(distribution: str) -> str | None:
     try:
         return metadata.version(distribution)
@@ -182,6 +194,12 @@ def _text(report: dict[str, Any]) -> str:
         f"{c['device']} {c['name']}".strip() + ("" if c["readable"] else " (no access)") for c in report["cameras"]
     ]
     lines += ["", f"cameras: {', '.join(cameras) or 'none'}"]
+    if report["picamera2"]:
+        lines.append("picamera2: installed, `picamera:0` is the first camera")
+    ffmpeg = report["ffmpeg"]
+    lines.append(f"ffmpeg: {ffmpeg['version'] or 'none, `decode` and `record` need it (apt-get install ffmpeg)'}")
+    if ffmpeg["path"]:
+        lines += [f"  decode {d['name']}: {'works' if d['ok'] else d['why']}" for d in ffmpeg["decoders"]]
     lines.append(f"mosquitto: {report['broker']['mosquitto'] or 'none, `edge serve` brings a broker of its own'}")
     lines += [f"missing: {m['what']}: {m['pip']}" for m in report["missing"]]
     return "\n".join(lines)
