@@ -46,6 +46,12 @@ def registry() -> Registry:
                 extra="convert,tensorflow",
                 capabilities={"title": "SavedModel"},
             ),
+            "tflite": Plugin(
+                target="converters.frontends.tflite:inspect",
+                requires=("ai_edge_litert", "onnx"),
+                extra="convert",
+                capabilities={"title": "TFLite"},
+            ),
         },
     )
 

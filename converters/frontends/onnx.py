@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from converters import graph as g
-from converters.frontends import recognise
+from converters.frontends import parity, recognise
 from converters.frontends.base import Source, TensorInfo, fix_sizes, nan_weights, one_image
 from converters.frontends.ops import of_onnx
 from edge_sdk.errors import BackendError, ConversionError, UsageError
@@ -81,7 +81,12 @@ def write(model: Any, source: Source, work: Path) -> Source:
     """Write the model as the form `onnx` into `work` and return the source with what its graph shows."""
     path = work / "source.onnx"
     onnx.save(model, str(path))
-    return recognise.recognise(of_onnx(model), replace(source, forms={**source.forms, "onnx": str(path)}))
+    source = replace(source, forms={**source.forms, "onnx": str(path)})
+
+    def run(value: Any) -> Mapping[str, Any]:
+        return parity.onnx_run(model)(value)
+
+    return recognise.recognise(of_onnx(model), source, run)
 
 
 def load(name: str, raw: bytes) -> Any:

@@ -11,11 +11,12 @@ from converters import graph as g
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operation, the tensors it reads (constants too) and makes."""
+    """One operation, the tensors it reads (constants too) and makes; `facts` are whole numbers among its attributes."""
 
     op: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    facts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

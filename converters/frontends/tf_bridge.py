@@ -74,7 +74,7 @@ def convert(network: Network, path: str, work: Path, options: Mapping[str, Any])
     def run(value: Any) -> dict[str, Any]:
         return {k: np.asarray(v) for k, v in concrete(tf.constant(value)).items()}
 
-    found = parity.compare(source.input, source.outputs, run, parity.onnx_run(fixed), quantized=False)
+    found = parity.compare(source.input, source.outputs, run, parity.onnx_run(fixed), rounds=False)
     line = parity.require(found, "TensorFlow to ONNX", "give the model as TFLite or ONNX instead")
     folder = work / "source_savedmodel"
     module = tf.Module()

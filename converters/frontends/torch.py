@@ -69,9 +69,7 @@ def _source(
 ) -> dict[str, Any]:
     fixed, source = onnx_frontend.fixed(traced.label, model.SerializeToString(), options)
     names = [o.name for o in source.outputs]
-    found = parity.compare(
-        source.input, source.outputs, traced.run(names), parity.onnx_run(fixed, names), quantized=False
-    )
+    found = parity.compare(source.input, source.outputs, traced.run(names), parity.onnx_run(fixed, names), rounds=False)
     line = parity.require(found, "PyTorch to ONNX", "try the other exporter: --opset 17 (tracing) or --opset 18")
     forms = {}
     if program is not None:
@@ -123,9 +121,9 @@ def _built(path: Path | None, factory: str | None, options: Mapping[str, Any]) -
         raise torch_weights.torchscript(path)
     if factory is None:
         assert path is not None
-        state, _ = torch_weights.read_state(path)
+        count = len(torch_weights.read_state(path)[0])
         raise UsageError(
-            f"`{path.name}` holds {len(state)} tensors and no network",
+            f"`{path.name}` holds {count} tensors and no network",
             hint="name the function that builds it: --factory package.module:function, found from this folder or "
             "PYTHONPATH",
         )
@@ -134,9 +132,12 @@ def _built(path: Path | None, factory: str | None, options: Mapping[str, Any]) -
             "a PyTorch model does not tell the size of its input",
             hint="say the size that the device will use: --size WIDTHxHEIGHT",
         )
-    state, because = torch_weights.read_state(path) if path is not None else (None, ())
+    because: tuple[str, ...] = ()
+    state: torch_weights.State = {}
+    if path is not None:
+        state, because = torch_weights.read_state(path)
     module = _call(factory)
-    if state is not None and path is not None:
+    if path is not None:
         line = torch_weights.fit(module, state, path.name, factory)
         because = (*because, line) if line else because
     module = module.cpu().float().eval()
