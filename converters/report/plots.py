@@ -34,7 +34,8 @@ def pareto(rows: Sequence[Outcome], source: Mapping[str, Any]) -> str:
     spans = [_span(o) for _, o in shown]
     x = _scale(0.0, max(ms) * 1.08, LEFT, WIDTH - RIGHT)
     values = [v for span in spans for v in span] + [float(source["metric"]["value"])]
-    y = _scale(*_padded(min(values), max(values)), HEIGHT - BOTTOM, TOP)
+    low, high = _padded(min(values), max(values))
+    y = _scale(low, max(min(high, 1.0), *values), HEIGHT - BOTTOM, TOP + 14)
     most = max(o.size_bytes or 1 for _, o in shown)
     parts = [_axes(x, y, "CPU ms of one inference, p50", str(shown[0][1].metric["name"] if shown[0][1].metric else ""))]
     parts.append(_level(y, float(source["metric"]["value"]), "source"))
@@ -45,15 +46,17 @@ def pareto(rows: Sequence[Outcome], source: Mapping[str, Any]) -> str:
     )
     if len(front) > 1:
         parts.append(f'<polyline class="front" points="{" ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in front)}"/>')
+    labels: list[tuple[float, float]] = []
     for (index, o), at, (low, high) in zip(shown, ms, spans, strict=True):
         assert o.metric is not None
-        radius = 5 + 13 * math.sqrt((o.size_bytes or 0) / most)
+        radius = 4 + 11 * math.sqrt((o.size_bytes or 0) / most)
         cx, cy = x(at), y(float(o.metric["value"]))
+        labels.append(_free(labels, cx, cy))
         parts.append(
             f'<g class="{o.status}"><title>{escape(_tip(o))}</title>'
             f'<line class="bar" x1="{cx:.1f}" x2="{cx:.1f}" y1="{y(low):.1f}" y2="{y(high):.1f}"/>'
             f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="{radius:.1f}"/>'
-            f'<text x="{cx:.1f}" y="{cy + 4:.1f}" text-anchor="middle">{index}</text></g>'
+            f'<text x="{labels[-1][0]:.1f}" y="{labels[-1][1] + 4:.1f}" text-anchor="middle">{index}</text></g>'
         )
     caption = "Faster is left, better is up; the area is the size of the file, the bar the 95 % interval of the drop"
     return _figure(caption, "".join(parts), HEIGHT)
@@ -82,6 +85,13 @@ def drops(rows: Sequence[Outcome]) -> str:
             f'<circle class="mark" cx="{x(o.metric["drop"]):.1f}" cy="{cy:.1f}" r="5"/></g>'
         )
     return _figure("Drop of each judged build, with its 95 % interval; right is worse", "".join(parts), height)
+
+
+def _free(taken: Sequence[tuple[float, float]], x: float, y: float) -> tuple[float, float]:
+    """Return where a number may stand near (x, y) without covering another."""
+    while any(abs(x - a) < 16 and abs(y - b) < 13 for a, b in taken):
+        y -= 13
+    return x, y
 
 
 def _span(o: Outcome) -> tuple[float, float]:
@@ -152,7 +162,7 @@ def _level(y: _scale, value: float, name: str) -> str:
     at = y(value)
     return (
         f'<line class="front" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
-        f'<text class="dim" x="{WIDTH - RIGHT}" y="{at - 5:.1f}" text-anchor="end">{escape(name)}</text>'
+        f'<text class="dim" x="{LEFT + 4}" y="{at - 5:.1f}">{escape(name)}</text>'
     )
 
 

@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 
 from converters import cache as store
-from converters import tools
+from converters import compilers, tools
 from converters.backends import registry
 from converters.backends.base import BuildRequest, LayerError
 from converters.cache import Cache
 from converters.candidates import INTEGER, Candidate
+from converters.compilers.base import compile_model
 from converters.search.job import Job
 from converters.search.outcome import Outcome
 from converters.workers import Workshop
+from edge_sdk.remote import Remote
 
 _ARRAYS, _OUTPUTS = "predictions.npz", "outputs.npz"
 _NO_PAPERS = ("name", "version", "profile", "source_sha256", "parent", "payload_digest", "files", "licences")
@@ -43,16 +45,23 @@ class Builds:
 
     Args:
         isa: flags of this machine: engines take other paths on other CPUs, with other rounding.
+        remote: session on that device, where compilers of the device run.
         device: what a device that answers instead of this machine is, with the versions of its runtimes.
     """
 
     def __init__(
-        self, job: Job, cache: Cache, isa: Sequence[str] = (), device: Mapping[str, Any] | None = None
+        self,
+        job: Job,
+        cache: Cache,
+        isa: Sequence[str] = (),
+        device: Mapping[str, Any] | None = None,
+        remote: Remote | None = None,
     ) -> None:
         self.job = job
         self.cache = cache
         self.isa = sorted(isa)
         self.device = None if device is None else dict(device)
+        self.remote = remote
         self._source_key = ""
 
     def build(self, worker: Workshop, candidate: Candidate) -> Outcome:
@@ -70,7 +79,9 @@ class Builds:
             reply["files"] = [Path(f).name for f in reply["files"]]
             self.cache.keep(key, [request.out / name for name in reply["files"]], reply)
         manifest = self.job.manifest(candidate.runtime, reply["input"], reply["outputs"], reply["decoder_params"])
-        return Outcome(
+        if candidate.provider != "CPU":
+            manifest["runtime"]["options"]["provider"] = candidate.provider
+        built = Outcome(
             candidate=candidate,
             status="passed",
             files=tuple(request.out / name for name in reply["files"]),
@@ -79,6 +90,28 @@ class Builds:
             steps=tuple(reply["steps"]),
             facts=dict(reply.get("facts") or {}),
             cached=cached,
+        )
+        return self._compiled(built) if candidate.compiler else built
+
+    def _compiled(self, built: Outcome) -> Outcome:
+        """Return the build as its vendor's compiler makes it."""
+        candidate = built.candidate
+        root = self.cache.root
+        made = compile_model(
+            compilers.registry().load(candidate.compiler),
+            built.files[0],
+            self.job.work / f"{candidate.key}-compiled",
+            options=dict(candidate.compiler_options),
+            limit_s=self.job.recipe.job_limit_s,
+            cache=None if root is None else root / "compiled",
+            remote=self.remote,
+        )
+        return replace(
+            built,
+            files=(made.file,),
+            size_bytes=made.file.stat().st_size,
+            steps=(*built.steps, made.step),
+            cached=built.cached and made.cached,
         )
 
     def predict(

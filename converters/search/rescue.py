@@ -51,7 +51,8 @@ class Rescue:
         """Yield the outcome of each try, the last one passed if any does."""
         search = self._search
         root = refused.candidate
-        others = [o for o in search.found() if o.candidate.runtime == root.runtime and o.candidate.precision == "int8"]
+        like = (root.runtime, root.precision, root.scheme)
+        others = [o for o in search.found() if (o.candidate.runtime, o.candidate.precision, o.candidate.scheme) == like]
         if any(o.status == "passed" for o in others) or search.spent():
             return
         layers = self._layers(worker, root) if can_rank(root) else []
