@@ -52,6 +52,12 @@ def registry() -> Registry:
                 extra="convert",
                 capabilities={"title": "TFLite"},
             ),
+            "openvino": Plugin(
+                target="converters.frontends.openvino:inspect",
+                requires=("openvino",),
+                extra="convert",
+                capabilities={"title": "OpenVINO IR"},
+            ),
         },
     )
 

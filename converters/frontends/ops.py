@@ -30,6 +30,15 @@ class OpGraph:
         """Return the operation that makes the tensor."""
         return next((n for n in self.nodes if tensor in n.outputs), None)
 
+    def origin(self, tensor: str) -> Node | None:
+        """Return the operation that makes the tensor, before casts that change nothing else."""
+        node = self.maker(tensor)
+        for _ in range(8):
+            if node is None or node.op not in ("Cast", "Identity") or not node.inputs:
+                break
+            node = self.maker(node.inputs[0])
+        return node
+
     def tail(self, outputs: Iterable[str]) -> list[Node]:
         """Return the operations between the last weighted ones and the named outputs."""
         makers = {name: node for node in self.nodes for name in node.outputs}

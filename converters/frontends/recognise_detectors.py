@@ -213,11 +213,11 @@ def _blazeface(facts: Facts, source: Source) -> Source | None:  # noqa: ARG001
 
 def _ssd(facts: Facts, source: Source) -> Source | None:
     """The outputs of one post-processing operation: TFLite's four, or the rows of seven of Caffe and OpenVINO."""
-    maker = facts.graph.maker(source.outputs[0].name)
-    if maker is None or any(facts.graph.maker(o.name) is not maker for o in source.outputs):
+    maker = facts.graph.origin(source.outputs[0].name)
+    if maker is None or any(facts.graph.origin(o.name) is not maker for o in source.outputs):
         return None
-    if maker.op == "TFLite_Detection_PostProcess" and len(source.outputs) == 4:
-        by_name = {o.name: o for o in source.outputs}
+    by_name = {o.name: o for o in source.outputs}
+    if maker.op == "TFLite_Detection_PostProcess" and set(by_name) == set(maker.outputs):
         return answer(
             source,
             "detection",

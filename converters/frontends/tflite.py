@@ -129,12 +129,10 @@ def _fix_input(model: Any, copy: Path, options: Mapping[str, Any]) -> None:
 
 def _open(name: str, copy: Path) -> LiteRtRuntime:
     try:
-        engine = LiteRtRuntime(copy, {"threads": 1})
-    except ArtifactError as error:
-        raise ConversionError(error.message.replace(copy.name, name), hint=error.hint) from None
+        return LiteRtRuntime(copy, {"threads": 1})
     except EdgeError as error:
-        raise type(error)(error.message.replace(copy.name, name), hint=error.hint) from None
-    return engine
+        kind = ConversionError if isinstance(error, ArtifactError) else type(error)
+        raise kind(error.message.replace(copy.name, name), hint=error.hint) from None
 
 
 def _info(spec: TensorSpec) -> TensorInfo:
