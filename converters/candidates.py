@@ -7,11 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from converters import backends
+from converters import backends, compilers, environments
+from converters.compilers.base import Tool, absent
+from converters.environments import bridge
 from converters.frontends.base import Source
 from converters.reasons import Reason
 from converters.recipe import Recipe
 from device_profiles.machine import Machine
+from device_profiles.probe import runs_here
 from device_profiles.profile import Int8Scheme, Profile, RuntimeSupport, version_range
 from edge_sdk import runtimes
 from edge_sdk.runtimes.versions import in_range
@@ -25,7 +28,10 @@ PLAIN_IO = ("float32", "uint8")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One build: equal candidates of several profiles are built and verified once."""
+    """One build: equal candidates of several profiles are built and verified once.
+
+    `environment` is the one it is verified in, where that is not this one (see converters.environments).
+    """
 
     runtime: str
     backend: str
@@ -37,6 +43,10 @@ class Candidate:
     float_last: int = 0
     float_layers: tuple[str, ...] = ()
     io_dtypes: tuple[str, ...] = PLAIN_IO
+    provider: str = "CPU"
+    compiler: str = ""
+    compiler_options: tuple[tuple[str, str], ...] = ()
+    environment: str = ""
 
     @property
     def key(self) -> str:
@@ -51,6 +61,11 @@ class Candidate:
             parts.append(hashlib.sha256("\n".join(self.float_layers).encode()).hexdigest()[:8])
         if self.io_dtypes != PLAIN_IO:
             parts.append("io_" + "_".join(self.io_dtypes))
+        if self.environment:
+            parts.append("in_" + self.environment)
+        if (self.provider, self.compiler) != ("CPU", ""):
+            facts = [self.provider, self.compiler, *(f"{k}={v}" for k, v in self.compiler_options)]
+            parts += ["on", hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]]
         return "-".join(parts)
 
     @property
@@ -63,7 +78,9 @@ class Candidate:
         """Return how the build differs from the plain one of its runtime and precision."""
         ends = (("first", self.float_first), ("last", self.float_last))
         parts = [f"{end} {count}" for end, count in ends if count]
-        words = [self.method] if self.method else []
+        words = [self.provider] if self.provider != "CPU" else []
+        words += [f"compiled by {self.compiler}"] if self.compiler else []
+        words += [self.method] if self.method else []
         words += [f"{' and '.join(parts)} layers float"] if parts else []
         words += [f"{len(self.float_layers)} sensitive layers float"] if self.float_layers else []
         return ", ".join(words) or None
@@ -103,6 +120,10 @@ def _row(profile: Profile, support: RuntimeSupport, precision: str, way: _Way, f
         method=way.method,
         scheme=profile.int8_scheme(support.name) if precision == "int8" else Int8Scheme(),
         io_dtypes=_io(support, precision, way),
+        environment=support.distribution if support.distribution in environments.TABLE else "",
+        provider=support.provider,
+        compiler=support.compiler or "",
+        compiler_options=tuple(sorted(support.compiler_options.items())),
     )
     return Allowed(candidate=candidate, support=support, reason=reason, kind=kind)
 
@@ -172,6 +193,12 @@ def _reasons(
     if recipe.precision and precision not in recipe.precision:
         yield Reason.NOT_ASKED, f"not asked for: --precision {' '.join(recipe.precision)}"
     if not way.backend:
+        how = bridge.why(source, support.name)
+        if how is not None:
+            yield Reason.NEEDS_ENVIRONMENT, how
+        absent_form = bridge.failed(source, support.name)
+        if absent_form is not None:
+            yield Reason.UNSUPPORTED, absent_form
         forms = " or ".join(source.forms)
         yield Reason.NO_BACKEND, f"no back-end builds {support.name} {precision} from {forms}"
         return
@@ -182,6 +209,11 @@ def _reasons(
             yield Reason.MISSING_PACKAGE, f"`{missing[0]}` is not installed here: pip install 'edge-sdk[{extra}]'"
             return
     installed = machine.runtimes.get(support.name)
+    if support.distribution in environments.TABLE:
+        wanted = environments.TABLE[support.distribution]
+        installed = wanted.version
+        if environments.find(wanted) is None and not recipe.make_environments:
+            yield Reason.NEEDS_ENVIRONMENT, environments.how_to_make(wanted)
     low, high = version_range(support.versions)
     if installed is not None and not in_range(installed, low, high):
         yield (
@@ -192,6 +224,27 @@ def _reasons(
         yield Reason.OPSET, f"the model has opset {source.opset}, the profile reads up to {support.max_opset}"
     if precision in INTEGER and not calibrated:
         yield Reason.NEEDS_CALIBRATION, f"{precision} needs --calibration"
+    yield from _accelerator(profile, support, precision, recipe, machine)
+
+
+def _accelerator(
+    profile: Profile, support: RuntimeSupport, precision: str, recipe: Recipe, machine: Machine
+) -> Iterator[tuple[Reason, str]]:
+    """Yield why a build for an accelerator can be neither compiled nor verified."""
+    there = recipe.on is not None
+    if support.compiler is not None:
+        tool: Tool = compilers.registry().load(support.compiler)
+        missing = absent(tool)
+        if missing is not None:
+            yield Reason.COMPILER_MISSING, missing
+        if tool.where == "device" and not there:
+            yield Reason.COMPILER_MISSING, f"the compiler `{tool.name}` runs on the device: add --on ssh://HOST"
+        if precision not in tool.precisions:
+            yield Reason.UNSUPPORTED, f"the compiler `{tool.name}` takes {' or '.join(tool.precisions)}"
+        if tool.device_only and not there:
+            yield Reason.CONVERT_ONLY, f"what `{tool.name}` makes runs only on the device: add --on ssh://HOST"
+    elif support.provider != "CPU" and not there and not runs_here(profile, machine):
+        yield Reason.CONVERT_ONLY, f"{support.provider} is on the device, not here: add --on ssh://HOST to verify there"
 
 
 def unique(rows: Mapping[str, tuple[Allowed, ...]]) -> list[Candidate]:

@@ -8,9 +8,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from converters import backends, base, candidates, evidence, frontends, papers, plan, report, workplace
+from converters import (
+    backends,
+    base,
+    candidates,
+    environments,
+    evidence,
+    frontends,
+    papers,
+    plan,
+    report,
+    workplace,
+)
 from converters.cache import Cache, default_root, digest_of
 from converters.data import Data, gather
+from converters.environments import bridge
+from converters.environments.make import ensure
+from converters.environments.workshop import ForeignWorkshop
 from converters.errors import disk_full, no_space
 from converters.frontends.base import Source, sniff
 from converters.metrics import task
@@ -58,6 +72,9 @@ def convert(recipe: Recipe, *, say: Say, clock: Callable[[], float]) -> tuple[Co
             }
             for worker in workers.values():
                 stack.callback(worker.close)
+            for name, foreign in _environments(recipe, wanted, say).items():
+                workers[name] = foreign
+                stack.callback(foreign.close)
             device = _device(recipe, stack, say)
             run = _Run(
                 recipe=recipe,
@@ -73,12 +90,29 @@ def convert(recipe: Recipe, *, say: Say, clock: Callable[[], float]) -> tuple[Co
             source = _inspect(recipe, work)
             for line in source.because:
                 say(f"  {line}")
+            source = bridge.extend(source, recipe, wanted, work, workers["main"], say)
             return run.all(source, gather(recipe, workers["main"], say))
     except OSError as error:
         full = disk_full(error)
         if full is None:
             raise
         raise no_space(full) from None
+
+
+def _environments(recipe: Recipe, wanted: Sequence[Profile], say: Say) -> dict[str, Workshop]:
+    """Return workers in the environments of runtimes that cannot live here, of those that are there or asked for."""
+    found: dict[str, Workshop] = {}
+    allowed = [r for p in wanted for r in p.runtimes if r.name in (recipe.runtime or (r.name,))]
+    for name in dict.fromkeys(r.distribution for r in allowed if r.distribution in environments.TABLE):
+        environment = environments.TABLE[name]
+        python = environments.find(environment)
+        if python is None and recipe.make_environments:
+            python = ensure(environment, say=say)
+        if python is not None:
+            found[name] = ForeignWorkshop(
+                environment, python, job_limit_s=recipe.job_limit_s, memory_mb=recipe.memory_mb
+            )
+    return found
 
 
 def _check_model(recipe: Recipe) -> None:
@@ -128,9 +162,16 @@ class _Run:
         """Return the worker that times builds: the device's, or this machine's."""
         return self.device or self.workers["main"]
 
+    @property
+    def _foreign(self) -> Mapping[str, Workshop]:
+        """Return the workers of environments that time their own builds: none where the device does."""
+        return {k: w for k, w in self.workers.items() if k in environments.TABLE} if self.device is None else {}
+
     def all(self, source: Source, data: Data) -> tuple[Converted, ...]:
         recipe, golden = self.recipe, data.golden
-        decided = plan.decide(recipe, source, labelled_for=golden.task, names=golden.names)
+        decided = plan.decide(recipe, source, labelled_for=golden.task, names=golden.names, points=golden.points)
+        golden = golden.for_task(decided.task)
+        data = replace(data, golden=golden)
         calibrated = data.calibration is not None
         allowed = {
             p.name: candidates.of_profile(p, recipe, source, self.machine, calibrated=calibrated) for p in self.profiles
@@ -140,7 +181,8 @@ class _Run:
                 raise nothing_to_try(name, rows)
         job = self._job(source, data, decided)
         there = None if self.device is None else describe(self.machine)
-        builds = Builds(job, self._cache(), this_machine().isa, there)
+        remote = None if self.device is None else self.device.remote
+        builds = Builds(job, self._cache(), this_machine().isa, there, remote)
         found = Search(
             job,
             builds,
@@ -154,14 +196,13 @@ class _Run:
         )
         measured = found.measure_source(self.workers["main"])
         self.say(f"  source: {measured.name} {measured.value:.4f} on {measured.n} images")
-        if measured.value <= 0 and job.judge is not None:
-            raise ConversionError(
-                f"the source itself has {measured.name} 0 on the golden set, so nothing can be compared",
-                hint="check --color, --mean, --std, --resize, and that the labels are for this model",
-            )
+        assert found.judge is not None
+        checks.source(found.judge, measured, job, self.say)
+        beside = checks.beside_reference(job, self.workers["main"], self.say)
+        sure = checks.ranges(job, self.workers["main"], self.say) if _quantizes(allowed) else {}
         wanted = candidates.unique(allowed)
         outcomes = found.run(wanted if job.base is None else base.layers_of(job.base, wanted))
-        outcomes, latency = timing.time_all(job, self.timer, outcomes)
+        outcomes, latency = timing.time_all(job, self.timer, outcomes, self._foreign)
         outcomes = self._memory(job, outcomes)
         about = {
             "metric": {"name": measured.name, "value": round(measured.value, 6), "n": measured.n},
@@ -174,7 +215,11 @@ class _Run:
         except EdgeError:
             self._report(finished, job, about, ())
             raise
-        run = {"golden_looks": found.golden_looks, "of_source": about}
+        if not found.spent():
+            chosen = [o for rows in finished.values() for o in rows if o.status == "chosen"]
+            sure |= checks.half(chosen, builds, found.judge, self.workers, self.say)
+        run = {"golden_looks": found.golden_looks, "of_source": about, **beside}
+        run |= {"convergence": sure} if sure else {}
         done = self._pack(finished, job, data, run)
         self._report(finished, job, about, done)
         return done
@@ -182,7 +227,7 @@ class _Run:
     def _job(self, source: Source, data: Data, decided: plan.Plan) -> Job:
         recipe, golden = self.recipe, data.golden
         judge = None
-        if golden.task is not None and not (recipe.golden is None and golden.task != decided.task):
+        if golden.task is not None and (golden.serves(decided.task) or recipe.golden is not None):
             judge = task.labelled(decided.task, golden, data.sizes, decided.classes, decided.labels)
         else:
             self.say("  no labels: builds are judged by their agreement with the source")
@@ -241,7 +286,7 @@ class _Run:
         cores = min(self.machine.cores, profile.cores or self.machine.cores)
 
         def search_threads(outcome: Outcome) -> Outcome:
-            support = profile.runtime(outcome.candidate.runtime)
+            support = profile.runtime(outcome.candidate.runtime, outcome.candidate.provider)
             options = {} if support is None else support.options
             return timing.with_threads(
                 job,
@@ -278,7 +323,7 @@ class _Run:
         folder = self.work / "artifacts"
         folder.mkdir(exist_ok=True)
         path = folder / f"{decided.name}-{recipe.version}-{profile.name}.edge"
-        packed = self.workers["main"].call(
+        packed = self.workers[chosen.candidate.environment or "main"].call(
             "pack",
             out=str(path),
             manifest=manifest,
@@ -329,6 +374,12 @@ class _Run:
         workplace.check_out(target.parent)
         workplace.publish({path: target})
         self.say(f"  report: {target}")
+
+
+def _quantizes(allowed: Mapping[str, Sequence[candidates.Allowed]]) -> bool:
+    """Return whether a candidate that calibrates will be tried."""
+    tried = (a.candidate.precision for rows in allowed.values() for a in rows if a.reason is None)
+    return any(precision in candidates.INTEGER for precision in tried)
 
 
 def _device(recipe: Recipe, stack: ExitStack, say: Say) -> RemoteWorkshop | None:

@@ -33,7 +33,7 @@ def manifest(
 ) -> dict[str, Any]:
     """Return the manifest of the chosen build for a profile; no timing and no date stands in it."""
     candidate = chosen.candidate
-    support = profile.runtime(candidate.runtime)
+    support = profile.runtime(candidate.runtime, candidate.provider)
     assert support is not None
     low, high = version_range(support.versions)
     provider = {} if support.provider == "CPU" else {"provider": support.provider}
@@ -51,6 +51,7 @@ def manifest(
         "method": candidate.method,
         "scheme": write_dataclass(candidate.scheme) if candidate.precision == "int8" else None,
         "variant": candidate.variant,
+        "compiler": candidate.compiler or None,
         "float_first": candidate.float_first,
         "float_last": candidate.float_last,
         "float_layers": list(candidate.float_layers),

@@ -35,17 +35,17 @@ class RemoteWorkshop(Workshop):
 
     def __init__(self, host: Host, *, job_limit_s: float, memory_mb: int) -> None:
         super().__init__(host.label(), job_limit_s=job_limit_s, memory_mb=memory_mb)
-        self._remote = Remote(host)
+        self.remote = Remote(host)
         self._sent: dict[Path, str] = {}
         self._one = threading.RLock()
         try:
             self.machine = self._facts()
         except BaseException:
-            self._remote.close()
+            self.remote.close()
             raise
 
     def _facts(self) -> Machine:
-        done = self._remote.python(["-c", _FACTS], timeout_s=_FACTS_S)
+        done = self.remote.python(["-c", _FACTS], timeout_s=_FACTS_S)
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace").strip().splitlines()
             raise BackendError(
@@ -65,9 +65,9 @@ class RemoteWorkshop(Workshop):
         return Machine(**(machine | {"isa": tuple(machine["isa"])}))
 
     def _command(self) -> list[str]:
-        host = self._remote.host
-        script = f"cd {self._remote.folder} && PYTHONHASHSEED=0 exec {host.python} -m converters.worker"
-        return self._remote.command(["sh", "-c", script])
+        host = self.remote.host
+        script = f"cd {self.remote.folder} && PYTHONHASHSEED=0 exec {host.python} -m converters.worker"
+        return self.remote.command(["sh", "-c", script])
 
     def call(self, job: str, **args: Any) -> Any:
         """Run one job there; paths in its arguments are files here.
@@ -94,10 +94,10 @@ class RemoteWorkshop(Workshop):
         if args.get("against") is not None:
             there["against"] = self._send([Path(args["against"])])[0]
         made = {key: Path(args[key]) for key in ("out", "keep") if args.get(key) is not None}
-        there |= {key: f"{self._remote.folder}/{path.name}" for key, path in made.items()}
+        there |= {key: f"{self.remote.folder}/{path.name}" for key, path in made.items()}
         answer = super().call("predict", **there)
         for path in made.values():
-            self._remote.get(path.name, path)
+            self.remote.get(path.name, path)
         return answer
 
     def _send_model(self, model: str) -> str:
@@ -112,11 +112,11 @@ class RemoteWorkshop(Workshop):
             folder = f"f{len(self._sent)}"
             twice = len({p.name for p in fresh}) < len(fresh)
             names = {p: f"{folder}/{f'{i}-' if twice else ''}{p.name}" for i, p in enumerate(fresh)}
-            self._remote.put({name: path for path, name in names.items()})
-            self._sent |= {path: f"{self._remote.folder}/{name}" for path, name in names.items()}
+            self.remote.put({name: path for path, name in names.items()})
+            self._sent |= {path: f"{self.remote.folder}/{name}" for path, name in names.items()}
         return [self._sent[p] for p in paths]
 
     def close(self) -> None:
         """Stop the worker and remove what was copied."""
         super().close()
-        self._remote.close()
+        self.remote.close()

@@ -50,12 +50,14 @@ class Int8Scheme:
 class RuntimeSupport:
     """One runtime a device may use; `versions` is a range (`>=1.20,<2`), `options` go into the manifest as they are.
 
-    With `compiler`, int8 (or what the compiler takes) is compiled for an accelerator by the vendor's tool of that name,
-    and `compiler_options` replace the tool's own.
+    A runtime may stand again with another provider, such as an accelerator's. With `compiler`, its builds are compiled
+    by the vendor's tool of that name, and `compiler_options` replace the tool's own. `distribution` is the package that
+    provides the runtime there, where it is not the usual one.
     """
 
     name: str
     versions: str = ""
+    distribution: str | None = None
     provider: str = "CPU"
     options: dict[str, Any] = field(default_factory=dict)
     precisions: tuple[Precision, ...] = ("fp32",)
@@ -100,9 +102,9 @@ class Profile:
     runtimes: tuple[RuntimeSupport, ...] = field(default=(), metadata={"key": "runtime"})
     evidence: dict[str, Evidence] = field(default_factory=dict)
 
-    def runtime(self, name: str) -> RuntimeSupport | None:
-        """Return the runtime called `name`, or None when the device has none."""
-        return next((r for r in self.runtimes if r.name == name), None)
+    def runtime(self, name: str, provider: str | None = None) -> RuntimeSupport | None:
+        """Return the runtime called `name`, with any provider or the one given, or None when the device has none."""
+        return next((r for r in self.runtimes if r.name == name and provider in (None, r.provider)), None)
 
     @property
     def has_int8_dot(self) -> bool:
@@ -165,7 +167,7 @@ def missing_evidence(profile: Profile) -> tuple[str, ...]:
     keys = ["isa"] if profile.isa else []
     keys += [f"limits.{k}" for k, v in write_dataclass(profile.limits).items() if v is not None]
     keys += ["cores"] if profile.cores else []
-    keys += [f"runtime.{r.name}" for r in profile.runtimes]
+    keys += [f"runtime.{r.name}{'' if r.provider == 'CPU' else f'.{r.provider}'}" for r in profile.runtimes]
     return tuple(k for k in keys if k not in profile.evidence)
 
 
@@ -175,11 +177,11 @@ def _problems(profile: Profile) -> Iterator[str]:
     for flag in profile.isa:
         if flag not in ISA_FLAGS:
             yield f"isa: unknown flag `{flag}`, {near_miss(flag, ISA_FLAGS) or 'known: ' + ', '.join(ISA_FLAGS)}"
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     for index, runtime in enumerate(profile.runtimes):
-        if runtime.name in seen:
-            yield f"runtime[{index}].name: `{runtime.name}` stands twice"
-        seen.add(runtime.name)
+        if (runtime.name, runtime.provider) in seen:
+            yield f"runtime[{index}].name: `{runtime.name}` stands twice with the provider {runtime.provider}"
+        seen.add((runtime.name, runtime.provider))
         try:
             version_range(runtime.versions)
         except ValueError as error:

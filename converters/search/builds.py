@@ -64,13 +64,15 @@ class Builds:
         self.remote = remote
         self._source_key = ""
 
-    def build(self, worker: Workshop, candidate: Candidate) -> Outcome:
-        """Return the candidate built, its files in the folder of its key.
+    def build(self, worker: Workshop, candidate: Candidate, images: Sequence[str] | None = None) -> Outcome:
+        """Return the candidate built, its files in the folder of its key; `images` calibrate in place of the job's.
 
         Raises:
             EdgeError: the back-end refused, failed or took too long.
         """
         request = self.request(candidate)
+        if images is not None:
+            request = replace(request, images=tuple(images), out=request.out.with_name(f"{request.out.name}-{len(images)}"))
         key = store.key_of("build", self._identity(candidate, request))
         reply = self.cache.fetch(key, request.out)
         cached = reply is not None
