@@ -25,13 +25,14 @@ def registry() -> Registry:
         {
             "ort": Plugin(
                 target="converters.backends.ort:build",
-                requires=("onnx", "onnxruntime"),
+                requires=("onnx", "onnxruntime", "nncf"),
                 extra="convert",
                 capabilities={
                     "runtime": "onnxruntime",
                     "reads": ("onnx",),
-                    "methods": {"fp32": ("",), "int8": ("",)},
-                    "tools": ("onnx", "onnxruntime"),
+                    "methods": {"fp32": ("",), "fp16": ("",), "int8": ("", "nncf")},
+                    "tools": ("onnx", "onnxruntime", "nncf"),
+                    "sensitivity": "converters.backends.ort:sensitivity",
                 },
             ),
             "openvino": Plugin(

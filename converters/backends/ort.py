@@ -1,89 +1,74 @@
-"""ONNX Runtime: float, and static int8 as quantize-dequantize pairs (QDQ)."""
+"""ONNX Runtime: float, half precision, and static int8 as quantize-dequantize pairs (QDQ)."""
 
 from __future__ import annotations
 
-import itertools
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from numpy.typing import NDArray
 
-from converters import graph as g
-from converters.backends import bias_correction
-from converters.backends.base import BuildRequest, Built, calibration_tensors
-from converters.backends.onnx_prepare import QDQ_OPSET, fold, optimise
-from edge_sdk.errors import BackendError, ConversionError
+from converters.backends import onnx_fp16, onnx_int8, onnx_sensitivity
+from converters.backends.base import BuildRequest, Built, LayerError, calibration_tensors
+from converters.backends.onnx_prepare import fold, optimise
+from edge_sdk.errors import BackendError
+from edge_sdk.schemas.manifest import InputSpec
 
-MEAN_IMAGES = 64
-_TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
+_PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def build(request: BuildRequest) -> Built:
-    """Build fp32 or int8; the tail after the last weighted layers stays float, so that boxes and scores that share an
-    output keep their own ranges.
+    """Build fp32, fp16 or int8 with standard operators only; the runtime optimises further when it loads the file.
 
     Raises:
-        BackendError: the precision is not one of them.
-        ConversionError: ONNX Runtime cannot load or quantize the model.
+        BackendError: the precision or the method is not one of them.
+        ConversionError: ONNX Runtime cannot load the model, or a tool failed on it.
     """
-    if request.precision not in ("fp32", "int8"):
-        raise BackendError(f"the onnxruntime back-end builds fp32 and int8, not {request.precision}")
+    if request.precision not in _PRECISIONS:
+        raise BackendError(
+            f"the onnxruntime back-end builds {', '.join(_PRECISIONS)}, not {request.precision}",
+            hint="choose one of them with --precision",
+        )
     model, spec, folded, steps = fold(request)
     out = request.out / "model.onnx"
-    if request.precision == "fp32":
-        optimise(model, out)
-        return Built(files=(out,), input=spec, steps=(*steps, "onnxruntime graph optimisation: basic"))
-    prepared = request.out / "prepared.onnx"
-    optimise(model, prepared)
-    steps.append(_quantize(request, prepared, out, folded, spec))
-    prepared.unlink()
+    if request.precision == "int8":
+        prepared = onnx_int8.prepare(request, model, spec, folded)
+        made, said = onnx_int8.quantize(request, onnx_int8.without_lost(request, prepared))
+        onnx_int8.save(made, out)
+        return Built(files=(out,), input=spec, steps=(*steps, *said))
+    optimise(model, out)
+    steps.append("onnxruntime graph optimisation: basic")
+    if request.precision == "fp16":
+        plain = onnx.load(str(out))
+        names = {n.name for n in plain.graph.node}
+        onnx_int8.check_layers(request.float_layers, names)
+        half, said_half = onnx_fp16.convert(
+            plain, _pictures(request, spec), [n for n in folded if n in names], request.float_layers
+        )
+        onnx_int8.save(half, out)
+        steps.append(said_half)
     return Built(files=(out,), input=spec, steps=tuple(steps))
 
 
-def _quantize(request: BuildRequest, prepared: Path, out: Path, folded: tuple[str, ...], spec: Any) -> str:
-    model = onnx.load(str(prepared))
-    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
-    scheme = request.scheme
-    per_channel = scheme.per_channel and opset >= QDQ_OPSET
-    kept = [*g.tail(model), *g.head(model, request.float_first), *g.last(model, request.float_last)]
-    excluded = sorted({*folded, *(n.name for n in kept)})
-    corrected, count = bias_correction.correct(
-        model,
-        itertools.islice(calibration_tensors(request, spec), MEAN_IMAGES),
-        leave=set(excluded),
-        reduce_range=scheme.reduce_range,
-    )
-    onnx.save(corrected, str(prepared))
-    try:
-        quantize_static(
-            str(prepared),
-            str(out),
-            _Reader(request, spec),
-            quant_format=QuantFormat.QDQ,
-            per_channel=per_channel,
-            reduce_range=scheme.reduce_range,
-            activation_type=_TYPES[scheme.activation],
-            weight_type=_TYPES[scheme.weight],
-            nodes_to_exclude=excluded,
-            calibrate_method=CalibrationMethod.MinMax,
-        )
-    except (ValueError, RuntimeError, KeyError, AttributeError, IndexError, TypeError) as error:
-        line = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise ConversionError(f"onnxruntime could not quantize the model: {line}") from None
-    kinds = f"{scheme.activation[0]}8{scheme.weight[0]}8"
-    return (
-        f"onnxruntime quantize_static: QDQ {kinds}, {'per channel' if per_channel else 'per tensor'}, "
-        f"reduce_range {str(scheme.reduce_range).lower()}, min-max over {len(request.images)} images, "
-        f"{len(excluded)} nodes float, {count} biases corrected"
-    )
+def sensitivity(request: BuildRequest, images: int) -> list[LayerError]:
+    """Return how much int8 of each layer alone disturbs its output, worst first, over the first `images` images.
+
+    Layers that the build keeps float by itself are left out.
+
+    Raises:
+        ConversionError: ONNX Runtime cannot load the model.
+    """
+    model, spec, folded, _ = fold(request)
+    prepared = onnx_int8.without_lost(request, onnx_int8.prepare(request, model, spec, folded))
+    return onnx_sensitivity.measure(request, prepared, images)
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, request: BuildRequest, spec: Any) -> None:
-        self._tensors = calibration_tensors(request, spec)
-        self._name = spec.name
-
-    def get_next(self) -> dict[str, Any] | None:
-        tensor = next(self._tensors, None)
-        return None if tensor is None else {self._name: tensor}
+def _pictures(request: BuildRequest, spec: InputSpec) -> Iterator[NDArray[Any]]:
+    """Yield the calibration images, or black, white and noise where there are none."""
+    if request.images:
+        yield from calibration_tensors(request, spec)
+        return
+    for value in (0, 255):
+        yield np.full(spec.shape, value, np.uint8)
+    yield np.random.default_rng(0).integers(0, 256, spec.shape, np.uint8)
