@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +81,62 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+class RtspCamera:
+    """A real RTSP server in a process of its own, which can freeze, die and come back on its port.
+
+    `/main` is 640x480 and `/sub` 320x240 at `fps`, for `admin` with the password `s3cret`.
+    """
+
+    def __init__(self, port: int, *, fps: int = 25, auth: str = "digest") -> None:
+        self.port = port
+        self._words = ["/usr/bin/python3", str(ROOT / "tests" / "rtsp_server.py"), str(port), "--fps", str(fps)]
+        self._words += ["--user", "admin", "--password", "s3cret", "--auth", auth]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def on(self) -> None:
+        self._process = subprocess.Popen(self._words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
+
+    def off(self) -> None:
+        """Die as a camera without power does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            assert self._process.stdout is not None
+            self._process.stdout.close()
+            self._process = None
+
+    def freeze(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def uri(self, path: str = "sub", *, password: str = "s3cret") -> str:
+        return f"rtsp://admin:{password}@127.0.0.1:{self.port}/{path}"
+
+
+@pytest.fixture(scope="session")
+def rtsp_packages() -> None:
+    """GStreamer's RTSP server for the system's Python."""
+    probe = 'import gi; gi.require_version("GstRtspServer", "1.0"); from gi.repository import GstRtspServer'
+    try:
+        done = subprocess.run(["/usr/bin/python3", "-c", probe], capture_output=True, check=False)
+    except OSError:
+        pytest.skip("no /usr/bin/python3 to run an RTSP server")
+    if done.returncode:
+        pytest.skip("no RTSP server: apt-get install gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-ugly …")
+
+
+@pytest.fixture
+def rtsp(rtsp_packages: None, free_port: int) -> Iterator[RtspCamera]:
+    """An RTSP camera that is on."""
+    camera = RtspCamera(free_port)
+    camera.on()
+    yield camera
+    camera.off()
