@@ -15,6 +15,7 @@ from converters.search import Outcome
 from device_profiles.machine import Machine
 from device_profiles.probe import describe
 from device_profiles.profile import Profile, version_range
+from edge_sdk import runtimes
 from edge_sdk.parsing import write_dataclass
 
 SEED = 0
@@ -44,6 +45,9 @@ def manifest(
     out["licences"] = dict(recipe.licences)
     options = {"threads": 1, **support.options} | provider | chosen.options
     out["runtime"] = {"name": support.name, "min": low, "max": high, "options": options}
+    unlike = runtimes.registry().plugin(support.name).capabilities.get("unlike")
+    if unlike:
+        out["runtime"]["distribution"] = support.distribution or unlike[0]
     out["conversion"] = {
         "precision": candidate.precision,
         "backend": candidate.backend,
@@ -58,7 +62,7 @@ def manifest(
         "steps": list(chosen.steps),
         "file": dict(chosen.facts),
         "source": {"format": source.format, "sha256": source.sha256, "opset": source.opset},
-        "tools": tools.of_backend(candidate.backend) | tools.of_runtime(candidate.runtime),
+        "tools": tools.of_backend(candidate.backend) | tools.of_runtime(candidate.runtime, candidate.environment),
         "host": {"arch": machine.arch, "isa": list(machine.isa)},
         "seed": SEED,
         "calibration": data.paper(data.calibration) if candidate.precision in ("int8", "int16x8") else None,

@@ -62,6 +62,8 @@ class Recipe:
     use_cache: bool = True
     cache_mb: float = field(default=2048.0, metadata={"min": 1.0})
     report: Path | None = None
+    reference: str | None = None
+    make_environments: bool = False
     job_limit_s: float = field(default=900.0, metadata={"min": 1.0})
     memory_mb: int = field(default=8192, metadata={"min": 256})
 

@@ -282,6 +282,16 @@ def name_outputs(
     graph.outputs = kept
 
 
+def name_input(model: Any, label: str) -> None:
+    """Call the one input `label`; another tensor of that name gets another."""
+    graph = model.subgraphs[0]
+    for index, tensor in enumerate(graph.tensors):
+        if index == int(graph.inputs[0]):
+            tensor.name = label.encode()
+        elif name(tensor) == label:
+            tensor.name = f"{PREFIX}inner_{label}".encode()
+
+
 def drop_entry_quantize(model: Any) -> bool:
     """Make the integers behind a float input the input itself where only a QUANTIZE reads it; return whether."""
     graph = model.subgraphs[0]

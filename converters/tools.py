@@ -6,7 +6,7 @@ import platform
 from collections.abc import Iterable
 from importlib import metadata
 
-from converters import backends
+from converters import backends, environments
 
 ALWAYS = ("edge-sdk", "numpy", "opencv-python-headless", "pycocotools", "onnxruntime", "openvino")
 _RUNTIMES = {
@@ -34,8 +34,10 @@ def of_backend(backend: str) -> dict[str, str]:
     return versions(("edge-sdk", "numpy", *tools)) | {"python": platform.python_version()}
 
 
-def of_runtime(runtime: str) -> dict[str, str]:
-    """Return the version of the distribution that runs a model."""
+def of_runtime(runtime: str, environment: str = "") -> dict[str, str]:
+    """Return the version of the distribution that runs a model, that of an `environment` by its pins."""
+    if environment:
+        return {r: "" for r in environments.TABLE[environment].requirements}
     return versions(("numpy", "opencv-python-headless", *_RUNTIMES.get(runtime, (runtime,))))
 
 

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 JOBS = {
     "inspect": "converters.frontends:inspect",
     "scan": "converters.images:scan",
+    "reference": "converters.reference_forms:run",
+    "skew": "converters.skew:compare",
+    "ranges": "converters.convergence:ranges",
+    "adopt": "converters.environments.adopt:adopt",
     "build": "converters.jobs:build",
     "sensitivity": "converters.jobs:sensitivity",
     "predict": "converters.evaluate:predict",

@@ -162,7 +162,7 @@ def load_runtime(manifest: Manifest, table: Registry) -> type[Runtime]:
     """
     spec = manifest.runtime
     runtime_class: type[Runtime] = _load_plugin(table, spec.name)
-    check_version(table, spec.name, spec.min, spec.max)
+    check_version(table, spec.name, spec.min, spec.max, spec.distribution)
     return runtime_class
 
 

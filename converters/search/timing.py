@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from converters.reasons import Reason
@@ -21,9 +22,30 @@ SOURCE = "source"
 
 
 def measure(
-    job: Job, worker: Workshop, outcomes: Mapping[str, Outcome], *, seconds: float, source: bool = False
+    job: Job,
+    worker: Workshop,
+    outcomes: Mapping[str, Outcome],
+    *,
+    seconds: float,
+    source: bool = False,
+    others: Mapping[str, Workshop] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Return the reply of `converters.measure.measure` for builds by key, and with `source` for the source as it is."""
+    """Return the reply of `converters.measure.measure` for builds by key, and with `source` for the source as it is.
+
+    Builds of an environment that `others` has a worker for are timed there, after those that alternate here.
+    """
+    apart = {k: o for k, o in outcomes.items() if o.candidate.environment in others}
+    reply = _alternate(job, worker, {k: o for k, o in outcomes.items() if k not in apart}, seconds, source=source)
+    for name in sorted({o.candidate.environment for o in apart.values()}):
+        mine = {k: o for k, o in apart.items() if o.candidate.environment == name}
+        more = _alternate(job, others[name], mine, seconds, source=False)
+        reply = {part: reply[part] | more[part] for part in reply}
+    return reply
+
+
+def _alternate(
+    job: Job, worker: Workshop, outcomes: Mapping[str, Outcome], seconds: float, *, source: bool
+) -> dict[str, Any]:
     labels = list(job.plan.labels)
     builds = [
         {"key": k, "manifest": o.manifest, "model": str(o.files[0]), "labels": labels} for k, o in outcomes.items()
@@ -37,13 +59,13 @@ def measure(
 
 
 def time_all(
-    job: Job, worker: Workshop, outcomes: Mapping[str, Outcome]
+    job: Job, worker: Workshop, outcomes: Mapping[str, Outcome], others: Mapping[str, Workshop]
 ) -> tuple[dict[str, Outcome], dict[str, Any] | None]:
     """Return (the outcomes with CPU latency, the source's): all that passed and the source measured in alternation."""
     passed = {k: o for k, o in outcomes.items() if o.status == "passed"}
     if not passed:
         return dict(outcomes), None
-    reply = measure(job, worker, passed, seconds=LATENCY_S, source=True)
+    reply = measure(job, worker, passed, seconds=LATENCY_S, source=True, others=others)
     out = dict(outcomes)
     for key, outcome in passed.items():
         if key in reply["errors"]:

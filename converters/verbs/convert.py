@@ -8,6 +8,8 @@ from typing import Any
 
 from edge_sdk.output import Output, table
 
+_TASKS = ("classification", "detection", "segmentation", "keypoints", "embedding", "regression")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -31,7 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--golden",
         type=Path,
         metavar="DIR",
-        help="images that judge: class folders, labels.csv, YOLO, VOC, COCO, or none (agreement with the source)",
+        help="images that judge: class folders, labels.csv, YOLO, VOC, COCO, masks, or no labels: agreement with the "
+        "source",
+    )
+    data.add_argument(
+        "--reference",
+        metavar="PKG:FN",
+        help="your own predict, fn(image_bgr): run beside the model on golden images, and what parts them is named",
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-drop", type=float, metavar="X", help="largest fall of the task metric (default: 0.01)")
@@ -68,6 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="build everything again and keep nothing",
     )
+    search.add_argument(
+        "--make-environments",
+        action="store_true",
+        default=None,
+        help="make the environments of tools that cannot live beside the others, where this conversion needs them",
+    )
     search.add_argument("--report", type=Path, metavar="F", help="write the report, one HTML file with plots")
     model = parser.add_argument_group("the model, where its graph does not tell")
     model.add_argument(
@@ -76,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--weights", metavar="W", help="weights of the factory given as MODEL; none: it loads its own")
     model.add_argument("--opset", type=int, metavar="N", help="ONNX opset that PyTorch writes (default: 18)")
     model.add_argument("--signature", metavar="S", help="signature of a SavedModel with several")
-    model.add_argument("--task", choices=("classification", "detection", "segmentation"))
+    model.add_argument("--task", choices=_TASKS)
     model.add_argument("--decoder", metavar="D", help="how outputs become results: softmax, yolox, nanodet, …")
     model.add_argument("--resize", metavar="R", help="stretch, crop, letterbox[:center|topleft][:PAD]")
     model.add_argument("--color", choices=("bgr", "rgb", "gray"))

@@ -10,7 +10,7 @@ from edge_sdk.registry import Plugin, Registry
 def registry() -> Registry:
     """Return the table of runtimes by the name that stands in a manifest.
 
-    Capabilities: `suffixes` of a model's main file, `distribution` (the one that pip installs), `distributions` (all
+    Capabilities: `unlike` (distributions that provide it and answer differently, the usual one first), `suffixes` of a model's main file, `distribution` (the one that pip installs), `distributions` (all
     that provide the runtime), `shares` (several threads may infer with one engine at once), `unshared` (why not).
     """
     return Registry(
@@ -60,6 +60,7 @@ def _litert() -> Plugin:
         capabilities={
             "suffixes": (".tflite",),
             "distribution": distribution,
+            "unlike": ("ai-edge-litert", "tflite-runtime"),
             "unshared": "an interpreter holds the tensors of one inference",
         },
     )

@@ -48,14 +48,25 @@ def runtime_version(registry: Registry, name: str) -> str | None:
     return installed_version(distributions)
 
 
-def check_version(registry: Registry, name: str, low: str | None, high: str | None) -> None:
-    """Refuse a runtime whose installed version is outside `low <= version < high`.
+def check_version(
+    registry: Registry, name: str, low: str | None, high: str | None, distribution: str | None = None
+) -> None:
+    """Refuse a runtime whose installed version is outside `low <= version < high`, or of another distribution.
+
+    Args:
+        distribution: the one whose versions are meant; None where those that provide the runtime are alike.
 
     Raises:
         UsageError: the runtime is unknown.
-        BackendError: the version is outside the range; the hint has the pip line.
+        BackendError: the version is outside the range, or of another distribution; the hint has the pip line.
     """
     found = runtime_version(registry, name)
+    usual = registry.plugin(name).capabilities.get("distribution", name)
+    if distribution is not None and found is not None and distribution != usual:
+        raise BackendError(
+            f"runtime `{name}` is {usual} {found} here, the artifact was proved in {distribution}",
+            hint=f"pip install {distribution}, or convert again for {usual}",
+        )
     if found is None or in_range(found, low, high):
         return
     wanted = ",".join(part for part in (f">={low}" if low else "", f"<{high}" if high else "") if part)

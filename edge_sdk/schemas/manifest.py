@@ -105,9 +105,13 @@ class DecoderSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeSpec:
-    """The runtime that executes the model, its version range (min inclusive, max exclusive) and its options."""
+    """The runtime that executes the model, its version range (min inclusive, max exclusive) and its options.
+
+    `distribution` is the package whose versions are meant, where several that are not alike provide the runtime.
+    """
 
     name: str
+    distribution: str | None = None
     min: str | None = None
     max: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
