@@ -37,7 +37,7 @@ class Recipe:
     task: Task | None = None
     max_drop: float = field(default=0.01, metadata={"min": 0.0, "max": 1.0})
     min_metric: float | None = field(default=None, metadata={"min": 0.0, "max": 1.0})
-    precision: tuple[Literal["fp32", "fp16", "int8"], ...] = ()
+    precision: tuple[Literal["fp32", "fp16", "int8", "dynamic", "int16x8"], ...] = ()
     runtime: tuple[str, ...] = ()
     backend: tuple[str, ...] = ()
     budget_s: float | None = field(default=None, metadata={"min": 0.0})

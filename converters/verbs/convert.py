@@ -44,8 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-drop", type=float, metavar="X", help="largest fall of the task metric (default: 0.01)")
     limits.add_argument("--min-metric", type=float, metavar="X", help="smallest task metric")
-    limits.add_argument("--precision", action="append", choices=("fp32", "fp16", "int8"), help="allow only this one")
-    limits.add_argument("--runtime", action="append", metavar="R", help="allow only this one: onnxruntime, openvino")
+    limits.add_argument(
+        "--precision",
+        action="append",
+        choices=("fp32", "fp16", "int8", "dynamic", "int16x8"),
+        help="allow only this one; may be repeated",
+    )
+    limits.add_argument(
+        "--runtime", action="append", metavar="R", help="allow only this one: onnxruntime, openvino, litert"
+    )
     limits.add_argument(
         "--backend",
         action="append",
