@@ -52,7 +52,7 @@ class Cache:
             entry = json.loads((folder / _ENTRY).read_text(encoding="utf-8"))
             names = {str(k): str(v) for k, v in entry["files"].items()}
             facts = dict(entry["facts"])
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             self._damaged(folder)

@@ -9,6 +9,7 @@ from typing import Any
 
 from converters.backends import registry
 from converters.backends.base import BuildRequest
+from converters.errors import check_room
 from edge_sdk import runtimes
 from edge_sdk.errors import BackendError
 from edge_sdk.runtimes.base import TensorSpec
@@ -19,10 +20,14 @@ def build(backend: str, request: dict[str, Any], options: dict[str, Any]) -> dic
 
     Raises:
         BackendError: the build has not one of the source's outputs.
+        DiskFullError: there is no space for it, whatever the tool said.
     """
     parsed = BuildRequest.from_json(request)
     parsed.out.mkdir(parents=True, exist_ok=False)
-    built = registry().load(backend)(parsed)
+    try:
+        built = registry().load(backend)(parsed)
+    finally:
+        check_room(parsed.out)
     runtime = str(registry().plugin(backend).capabilities["runtime"])
     found = {o["name"]: o for o in describe(runtime, built.files[0], options)}
     wanted = built.outputs or parsed.outputs or tuple(found)

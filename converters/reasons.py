@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Reason(str, Enum):
-    """The words that stand as `reason_kind` in the table of candidates (docs/guides/convert.md lists them)."""
+    """The words that stand as `reason_kind` in the table of candidates (docs/concepts/search.md lists them)."""
 
     NOT_ASKED = "not_asked"
     NO_BACKEND = "no_backend"

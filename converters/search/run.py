@@ -68,6 +68,7 @@ class Search:
         self.baselines: dict[str, float] = {}
         self.golden_looks = 0
         self._lock = threading.Lock()
+        self._ended = False
         self._found: dict[str, Outcome] = {}
         self._rescue = rescue.Rescue(self)
 
@@ -131,9 +132,8 @@ class Search:
         assert self.judge is not None
         assert self.source is not None
         job, model = self.job, built.files[0]
-        found = self.builds.predict(
-            self.device or worker, built.manifest, model, job.golden, built.candidate.key, against=self._raw
-        )
+        runner = self.device or self.workers.get(built.candidate.environment, worker)
+        found = self.builds.predict(runner, built.manifest, model, job.golden, built.candidate.key, against=self._raw)
         with self._lock:
             self.golden_looks += 1
         seen = guard.Seen(
@@ -157,8 +157,10 @@ class Search:
         return self.deadline is not None and self.clock() >= self.deadline
 
     def record(self, outcome: Outcome) -> None:
-        """Keep an outcome and say it."""
+        """Keep an outcome and say it; after an interruption, what it cut short is neither."""
         with self._lock:
+            if self._ended:
+                return
             self._found[outcome.candidate.key] = outcome
         self.say(outcome.line())
 
@@ -180,6 +182,7 @@ class Search:
                 for future in futures:
                     future.result()
             except BaseException:
+                self._ended = True
                 queue.stop()
                 for worker in self.workers.values():
                     worker.close()
@@ -212,7 +215,10 @@ class Search:
         """Time the fp32 build of each runtime for a moment, for the order of the rest."""
         passed = {o.candidate.runtime: o for o in self.found() if o.status == "passed"}
         worker = self.device or next(iter(self.workers.values()))
-        reply = timing.measure(self.job, worker, {o.candidate.key: o for o in passed.values()}, seconds=_BASELINE_S)
+        builds = {o.candidate.key: o for o in passed.values()}
+        reply = timing.measure(
+            self.job, worker, builds, seconds=_BASELINE_S, others={} if self.device is not None else self.workers
+        )
         for outcome in passed.values():
             latency = reply["latency_ms"].get(outcome.candidate.key)
             if latency is not None:
