@@ -168,9 +168,10 @@ class Job:
         return {"stats": self.pipeline.stats(), "modules": sorted({name.partition(".")[0] for name in sys.modules})}
 
     def _swap(self, command: Mapping[str, Any]) -> dict[str, Any]:
-        artifact = str(command.get("artifact"))
-        swapped = {"stage": self.pipeline.swap(str(command.get("stage")), artifact)}
-        if self._service is not None:
+        artifact, stage = str(command.get("artifact")), str(command.get("stage"))
+        swapped = {"stage": self.pipeline.swap(stage, artifact)}
+        # The service answers with the model that sees the frames, not with one that looks at its boxes.
+        if self._service is not None and stage not in {m["name"] for m in self.pipeline.models()[1:]}:
             self._service.swap(self._models(artifact))
         return swapped
 

@@ -173,6 +173,15 @@ def test_edge_run_says_what_second_model_and_shadow_did_and_explains_it(models: 
     assert ("floor", "filter") in steps
 
 
+def test_edge_bench_counts_the_engines_that_really_run(models: Path) -> None:
+    (models / "b.toml").write_text(TOML)
+    done = edge("bench", models / "b.toml", "--frames", "30", "--json")
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)
+    assert data["frames"] == 30
+    assert 0 < data["engine_cpu_ms"] < data["pipeline_cpu_ms"]
+
+
 def test_metrics_of_second_model_and_shadow_reach_the_outbox(models: Path, tmp_path: Path) -> None:
     spec = {"outbox": str(tmp_path / "outbox.db"), "sample_period_s": 0.01, "window_n": 5}
     images = [color_frame("red", width=64, height=64, box=(16, 16, 32, 32))] * 20

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -254,3 +255,30 @@ def test_a_source_that_ends_is_no_reason_to_start_again(artifact):
     log.wait("exit")
     assert supervisor.restarts == 0
     supervisor.stop()
+
+
+def test_the_second_model_of_a_worker_is_swapped_by_its_stage_and_the_service_keeps_the_first(
+    artifact, tmp_path, free_port
+):
+    detector = build_artifact(tmp_path / "cells.edge", task="detection").path
+    other = build_artifact(tmp_path / "other.edge", version="2.0.0").path
+    stages = [
+        {"name": "detect", "model": str(detector)},
+        {"name": "color", "model": str(artifact), "after": "detect"},
+    ]
+    pipeline = {"source": {"uri": LIVE}, "stage": stages}
+    log = Log()
+    running = Worker({"pipeline": pipeline, "serve": {"port": free_port}}, on_event=log)
+    running.start()
+    try:
+        ready = log.wait("ready")
+        assert [s["name"] for s in ready["stages"]] == ["detect", "color"]
+        reply = running.request("swap", stage="color", artifact=str(other), timeout_s=60)
+        assert reply["stage"]["artifact"] == "tiny-classification 2.0.0"
+        stats = log.wait("stats", n=len(log.named("stats")) + 1)
+        assert stats["model"] == ready["stages"][0]["model"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{free_port}/v2/models/tiny-detection", timeout=10) as answer:
+            assert json.load(answer)["name"] == "tiny-detection"
+    finally:
+        running.kill("the test is over")
+        running.wait(10)
