@@ -127,11 +127,20 @@ def name_nodes(model: Any) -> None:
 
 
 def fold_preprocessing(
-    model: Any, *, mean: Sequence[float], std: Sequence[float], layout: str, channels: int
+    model: Any,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    layout: str,
+    channels: int,
+    scale: float | None = None,
+    zero: int | None = None,
 ) -> tuple[Any, tuple[str, ...]]:
     """Return the model with a uint8 NHWC input that does `(pixels - mean) / std` and the layout itself.
 
     The second value names the nodes that were put in front. The input keeps its name; mean and std are in pixel units.
+    An integer input of the model gets that over `scale` plus `zero`, rounded; without a scale the pixels, or the pixels
+    minus 128 when it is int8.
     """
     out = onnx.ModelProto()
     out.CopyFrom(model)
@@ -144,15 +153,24 @@ def fold_preprocessing(
         for k, source in enumerate(node.input):
             if source == name:
                 node.input[k] = inner
-    kind = image.type.tensor_type.elem_type
+    wanted = image.type.tensor_type.elem_type
+    target = np.dtype(helper.tensor_dtype_to_np_dtype(wanted))
+    whole = target.kind in "iu" and (scale is not None or target == np.int8)
+    kind = TensorProto.FLOAT if whole else wanted
+    if whole and scale is None:
+        mean, std = (128.0,), (1.0,)
+    elif whole and scale is not None:
+        step = np.asarray(std, np.float64) * scale
+        shifted = np.asarray(mean, np.float64) - (zero or 0) * step
+        mean, std = [float(m) for m in shifted], [float(s) for s in step]
     nodes: list[Any] = []
     current = name
 
     def add(op: str, extra: Sequence[str] = (), **attributes: Any) -> None:
         nonlocal current
-        target = f"{PREFIX}{op.lower()}"
-        nodes.append(helper.make_node(op, [current, *extra], [target], name=target, **attributes))
-        current = target
+        label = f"{PREFIX}{op.lower()}" if attributes.get("to") != wanted or not whole else f"{PREFIX}quantized"
+        nodes.append(helper.make_node(op, [current, *extra], [label], name=label, **attributes))
+        current = label
 
     def constant(label: str, values: Sequence[float]) -> str:
         full = np.asarray(values, np.float32)
@@ -172,6 +190,12 @@ def fold_preprocessing(
         add("Sub", [constant("mean", mean)])
     if any(s != 1 for s in std):
         add("Mul", [constant("scale", [1 / s for s in std])])
+    if whole:
+        add("Round")
+        limits = dict(zip((f"{PREFIX}low", f"{PREFIX}high"), _limits(target), strict=True))
+        graph.initializer.extend(numpy_helper.from_array(np.array(v, np.float32), k) for k, v in limits.items())
+        add("Clip", list(limits))
+        add("Cast", to=wanted)
     nodes[-1].output[0] = inner
     existing = list(graph.node)
     graph.ClearField("node")
@@ -179,3 +203,8 @@ def fold_preprocessing(
     image.type.tensor_type.elem_type = TensorProto.UINT8
     set_dims(image, (n, h, w, channels))
     return out, tuple(node.name for node in nodes)
+
+
+def _limits(kind: np.dtype[Any]) -> tuple[int, int]:
+    info = np.iinfo(kind)
+    return int(info.min), int(info.max)

@@ -26,10 +26,16 @@ def fold(request: BuildRequest) -> tuple[Any, InputSpec, tuple[str, ...], list[s
     model = onnx.load(str(request.model))
     spec = request.input
     folded, names = g.fold_preprocessing(
-        model, mean=spec.mean, std=spec.std, layout=spec.layout, channels=spec.channels
+        model,
+        mean=spec.mean,
+        std=spec.std,
+        layout=spec.layout,
+        channels=spec.channels,
+        scale=spec.scale,
+        zero=spec.zero,
     )
     size = (spec.shape[0], spec.height, spec.width, spec.channels)
-    out = replace(spec, shape=size, dtype="uint8", layout="NHWC", mean=(0.0,), std=(1.0,))
+    out = replace(spec, shape=size, dtype="uint8", layout="NHWC", mean=(0.0,), std=(1.0,), scale=None, zero=None)
     steps = [f"fold preprocessing: uint8 NHWC in, mean {list(spec.mean)}, std {list(spec.std)}, {spec.layout} inside"]
     opset = max((o.version for o in folded.opset_import if o.domain in ("", "ai.onnx")), default=0)
     if opset < QDQ_OPSET:
