@@ -31,6 +31,9 @@ class Workshop:
         memory_mb: resident memory the process may have.
     """
 
+    environment_key = ""
+    """What tells its packages from those of this process; empty where they are the same."""
+
     def __init__(self, name: str, *, job_limit_s: float, memory_mb: int) -> None:
         self.name = name
         self.job_limit_s = job_limit_s

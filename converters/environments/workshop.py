@@ -20,6 +20,7 @@ class ForeignWorkshop(Workshop):
     def __init__(self, environment: Environment, python: Path, *, job_limit_s: float, memory_mb: int) -> None:
         super().__init__(environment.name, job_limit_s=job_limit_s, memory_mb=memory_mb)
         self.environment = environment
+        self.environment_key = environment.key
         self.python = python
 
     def _command(self) -> list[str]:

@@ -72,7 +72,8 @@ class Builds:
         """
         request = self.request(candidate)
         if images is not None:
-            request = replace(request, images=tuple(images), out=request.out.with_name(f"{request.out.name}-{len(images)}"))
+            out = request.out.with_name(f"{request.out.name}-{len(images)}")
+            request = replace(request, images=tuple(images), out=out)
         key = store.key_of("build", self._identity(candidate, request))
         reply = self.cache.fetch(key, request.out)
         cached = reply is not None
@@ -144,6 +145,7 @@ class Builds:
                 "labels": list(self.job.plan.labels),
                 "images": [self.job.hash_of(i) for i in images],
                 "tools": tools.of_runtime(runtime),
+                "environment": worker.environment_key,
                 "device": None if keep else self.device,
                 "keep": keep,
                 "against": None if against is None else self._source_key,

@@ -10,8 +10,9 @@ from edge_sdk.registry import Plugin, Registry
 def registry() -> Registry:
     """Return the table of runtimes by the name that stands in a manifest.
 
-    Capabilities: `unlike` (distributions that provide it and answer differently, the usual one first), `suffixes` of a model's main file, `distribution` (the one that pip installs), `distributions` (all
-    that provide the runtime), `shares` (several threads may infer with one engine at once), `unshared` (why not).
+    Capabilities: `suffixes` of a model's main file, `distribution` (the one that pip installs), `distributions` (all
+    that provide the runtime), `unlike` (those that provide it and answer differently, the usual one first), `shares`
+    (several threads may infer with one engine at once), `unshared` (why not).
     """
     return Registry(
         "runtime",
