@@ -12,6 +12,7 @@ from converters import (
     backends,
     base,
     candidates,
+    checks,
     environments,
     evidence,
     frontends,
@@ -21,7 +22,7 @@ from converters import (
     workplace,
 )
 from converters.cache import Cache, default_root, digest_of
-from converters.data import Data, gather
+from converters.data import Data, check_scale, gather
 from converters.environments import bridge
 from converters.environments.make import ensure
 from converters.environments.workshop import ForeignWorkshop
@@ -38,7 +39,7 @@ from device_profiles.machine import Machine, this_machine, usable_cores
 from device_profiles.probe import describe, runs_here
 from device_profiles.profile import Profile
 from edge_sdk import runtimes
-from edge_sdk.errors import ConversionError, EdgeError, UsageError
+from edge_sdk.errors import EdgeError, UsageError
 from edge_sdk.remote import parse_host
 
 Say = Callable[[str], None]
@@ -90,7 +91,9 @@ def convert(recipe: Recipe, *, say: Say, clock: Callable[[], float]) -> tuple[Co
             source = _inspect(recipe, work)
             for line in source.because:
                 say(f"  {line}")
-            source = bridge.extend(source, recipe, wanted, work, workers["main"], say)
+            source = bridge.extend(
+                source, recipe, wanted, bridge.Place(work=work, worker=workers["main"], say=say)
+            )
             return run.all(source, gather(recipe, workers["main"], say))
     except OSError as error:
         full = disk_full(error)
@@ -172,6 +175,7 @@ class _Run:
         decided = plan.decide(recipe, source, labelled_for=golden.task, names=golden.names, points=golden.points)
         golden = golden.for_task(decided.task)
         data = replace(data, golden=golden)
+        check_scale(data, decided.input.width, decided.input.height, self.say)
         calibrated = data.calibration is not None
         allowed = {
             p.name: candidates.of_profile(p, recipe, source, self.machine, calibrated=calibrated) for p in self.profiles

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from converters import datasets, images
 from converters.datasets import DataSet
 from converters.recipe import Recipe
@@ -15,7 +17,10 @@ from converters.workers import Workshop
 from edge_sdk.errors import CalibrationError, UsageError
 
 MIN_IMAGES = 8
-FEW_CALIBRATION = 64
+ENLARGED = 2.0
+"""From this factor on, images that are smaller than the model's input are said to lack detail."""
+OTHER_SIZE = 4.0
+"""Calibration images may be enlarged this many times more or less than the golden ones."""
 FEW_GOLDEN = 100
 MAX_CALIBRATION = 300
 
@@ -70,9 +75,8 @@ def gather(recipe: Recipe, worker: Workshop, say: Callable[[str], None]) -> Data
         if not same:
             _check_apart(calibration, golden, rows)
         calibration = _thin(calibration, say)
-        if len(calibration) < FEW_CALIBRATION:
-            missing = FEW_CALIBRATION - len(calibration)
-            say(f"  {len(calibration)} calibration images are few: add {missing} for sure ranges")
+        _check_pictures(calibration, rows, "calibration", say)
+    _check_pictures(golden, rows, "golden", say)
     if len(golden) < FEW_GOLDEN:
         say(f"  {len(golden)} golden images are few: one image is {1 / len(golden):.3f} of the metric")
     return Data(
@@ -108,6 +112,66 @@ def _check_size(data: DataSet, what: str) -> None:
             f"the {what} set {data.root} has {len(data)} image(s), it needs at least {MIN_IMAGES}",
             hint=f"add {MIN_IMAGES - len(data)} or more; {FEW_GOLDEN} make a figure that can be trusted",
         )
+
+
+def _check_pictures(
+    data: DataSet, rows: Mapping[Path, Mapping[str, Any]], what: str, say: Callable[[str], None]
+) -> None:
+    """Refuse a set that shows nothing or one picture over and over, and say when some of it does.
+
+    Raises:
+        CalibrationError: fewer than 8 different pictures are left.
+    """
+    own = [rows[s.image] for s in data.samples]
+    blank = images.flat(own)
+    again = images.copies([r for r in own if r["image"] not in set(blank)])
+    left = len(own) - len(blank) - len(again)
+    for found, words in (
+        (blank, "show one brightness all over, as a covered camera"),
+        (again, "are the same picture as another one"),
+    ):
+        if found:
+            named = ", ".join(Path(name).name for name in found[:3]) + (" …" if len(found) > 3 else "")
+            line = f"{len(found)} of the {len(own)} {what} images {words}: {named}"
+            if left < MIN_IMAGES:
+                raise CalibrationError(
+                    f"{line}; {left} different pictures are left, the {what} set needs at least {MIN_IMAGES}",
+                    hint="give different pictures, spread over places and times of day",
+                )
+            say(f"  {line}")
+
+
+def check_scale(data: Data, width: int, height: int, say: Callable[[str], None]) -> None:
+    """Compare the sizes of the images with those of the model's input.
+
+    Raises:
+        CalibrationError: calibration images are enlarged four times more, or less, than the golden ones: they do not
+            show what is judged.
+    """
+    factors = {
+        what: float(
+            np.median([max(width / data.sizes[s.image][0], height / data.sizes[s.image][1]) for s in found.samples])
+        )
+        for what, found in (("calibration", data.calibration), ("golden", data.golden))
+        if found is not None
+    }
+    for what, factor in factors.items():
+        if factor > ENLARGED:
+            say(
+                f"  the {what} images are enlarged {factor:.1f} times to the model's {width}x{height}: they lack detail"
+            )
+    calibration = factors.get("calibration")
+    if calibration is None or 1 / OTHER_SIZE <= calibration / factors["golden"] <= OTHER_SIZE:
+        return
+    size = data.sizes[data.calibration.samples[0].image] if data.calibration else (0, 0)
+    other = data.sizes[data.golden.samples[0].image]
+    if min(calibration, factors["golden"]) <= 1 and max(calibration, factors["golden"]) <= ENLARGED:
+        return
+    raise CalibrationError(
+        f"the calibration images are {size[0]}x{size[1]}, the golden ones {other[0]}x{other[1]}, the model's input is "
+        f"{width}x{height}: ranges of enlarged pictures are not those of sharp ones",
+        hint="calibrate on images of the size that the device will see",
+    )
 
 
 def _check_apart(calibration: DataSet, golden: DataSet, rows: Mapping[Path, Mapping[str, Any]]) -> None:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 SAME_HASH_BITS = 4
 SAME_THUMB_LEVELS = 3.0
+FLAT_LEVELS = 1.5
+"""A picture whose 16 x 16 thumbnail deviates by fewer gray levels than this shows nothing, as of a covered camera."""
 
 
 def read(path: Path | str) -> NDArray[np.uint8] | None:
@@ -57,25 +59,61 @@ def difference_hash(gray: NDArray[np.uint8]) -> str:
     return np.packbits(bits).tobytes().hex()
 
 
+def flat(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the images of a scan that show one brightness all over."""
+    return [r["image"] for r in rows if float(_thumb(r).std()) < FLAT_LEVELS]
+
+
+def copies(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the images of a scan that are the same picture as an earlier one, byte for byte or nearly."""
+    found, kept = [], _Pictures(len(rows))
+    for row in rows:
+        if kept.like(row) is None:
+            kept.add(row)
+        else:
+            found.append(str(row["image"]))
+    return found
+
+
 def shared(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Return the pairs of images of two scans that are the same picture, byte for byte or nearly."""
-    if not first or not second:
-        return []
-    by_hash = {row["sha256"]: row["image"] for row in first}
-    pairs = [(by_hash[row["sha256"]], row["image"]) for row in second if row["sha256"] in by_hash]
-    done = {image for _, image in pairs}
-    hashes = np.array([np.frombuffer(bytes.fromhex(r["dhash"]), np.uint8) for r in first])
-    thumbs = np.array([np.frombuffer(bytes.fromhex(r["thumb"]), np.uint8) for r in first]).astype(np.int16)
-    for row in second:
-        if row["image"] in done:
-            continue
-        bits = np.unpackbits(
-            np.asarray(hashes ^ np.frombuffer(bytes.fromhex(row["dhash"]), np.uint8), np.uint8), axis=1
-        ).sum(axis=1)
-        near = np.flatnonzero(bits <= SAME_HASH_BITS)
-        if near.size:
-            own = np.frombuffer(bytes.fromhex(row["thumb"]), np.uint8).astype(np.int16)
-            levels = np.abs(thumbs[near] - own).mean(axis=1)
-            if levels.min() <= SAME_THUMB_LEVELS:
-                pairs.append((str(first[int(near[levels.argmin()])]["image"]), str(row["image"])))
-    return pairs
+    known = _Pictures(len(first))
+    for row in first:
+        known.add(row)
+    likes = ((known.like(row), str(row["image"])) for row in second)
+    return [(like, image) for like, image in likes if like is not None]
+
+
+class _Pictures:
+    """Up to `capacity` pictures that are known, by the hash of the file and by how they look."""
+
+    def __init__(self, capacity: int) -> None:
+        self._files: dict[str, str] = {}
+        self._names: list[str] = []
+        self._bits = np.zeros((capacity, 64), np.uint8)
+        self._thumbs = np.zeros((capacity, 256), np.int16)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self._files.setdefault(str(row["sha256"]), str(row["image"]))
+        self._bits[len(self._names)] = _bits(row)
+        self._thumbs[len(self._names)] = _thumb(row)
+        self._names.append(str(row["image"]))
+
+    def like(self, row: Mapping[str, Any]) -> str | None:
+        """Return the known picture that this one is, or None."""
+        same = self._files.get(str(row["sha256"]))
+        if same is not None or not self._names:
+            return same
+        near = np.flatnonzero((self._bits[: len(self._names)] != _bits(row)).sum(axis=1) <= SAME_HASH_BITS)
+        levels = np.abs(self._thumbs[near] - _thumb(row)).mean(axis=1)
+        if levels.size == 0 or float(levels.min()) > SAME_THUMB_LEVELS:
+            return None
+        return self._names[int(near[int(levels.argmin())])]
+
+
+def _bits(row: Mapping[str, Any]) -> NDArray[np.uint8]:
+    return np.unpackbits(np.frombuffer(bytes.fromhex(row["dhash"]), np.uint8))
+
+
+def _thumb(row: Mapping[str, Any]) -> NDArray[np.int16]:
+    return np.frombuffer(bytes.fromhex(row["thumb"]), np.uint8).astype(np.int16)
