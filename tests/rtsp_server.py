@@ -1,4 +1,4 @@
-"""A pull RTSP server for tests, run by the system's Python, which has GStreamer: `/usr/bin/python3 rtsp_server.py PORT`.
+"""A pull RTSP server for tests, run by the system's Python, which has GStreamer: `python3 rtsp_server.py PORT`.
 
 Mounts: `/main` 640x480 and `/sub` 320x240, H.264, a moving ball at the given rate. With `--user` and `--password` it
 asks for them (basic or digest). Prints `ready` once it listens.

@@ -236,7 +236,7 @@ def test_a_writer_that_is_faster_than_the_reader_is_held_back():
 
 
 def test_ffmpeg_pipes_its_frames_in():
-    words = "ffmpeg -v error -f lavfi -i color=red:s=64x48:d=1:r=5 -f mjpeg -".split()
+    words = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "color=red:s=64x48:d=1:r=5", "-f", "mjpeg", "-"]
     try:
         process = subprocess.Popen(words, stdout=subprocess.PIPE)
     except OSError:
