@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge_sdk import schedule
-from edge_sdk.config import parse, read_toml
+from edge_sdk.config import read_toml
 from edge_sdk.degrade import DegradeConfig
 from edge_sdk.errors import ConfigError, UsageError
 from edge_sdk.parsing import read_dataclass, write_dataclass
@@ -185,9 +185,9 @@ class PipelineConfig:
         Raises:
             ConfigError: keys are wrong; all of them are listed.
         """
-        config = parse(data, cls, where=where)
-        problems = config.problems()
-        if problems:
+        config, problems = read_dataclass(data, cls)
+        problems = [*problems, *_raw_problems(data)] if config is None else config.problems()
+        if config is None or problems:
             count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
             raise ConfigError(f"{where}: {count}", problems=problems, hint="correct the keys named above")
         return config
@@ -286,6 +286,19 @@ class PipelineConfig:
     def steps(self) -> tuple[StageConfig, ...]:
         """The stages around it, in order: those without a model and second models."""
         return tuple(s for s in self.stages if not s.is_first)
+
+
+def _raw_problems(data: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the params of stages in a document that is no pipeline for other reasons too."""
+    found = []
+    stages = data.get("stage")
+    for i, stage in enumerate(stages if isinstance(stages, (list, tuple)) else ()):
+        kind = stage.get("kind") if isinstance(stage, Mapping) else None
+        params = stage.get("params", {}) if isinstance(stage, Mapping) else None
+        if isinstance(kind, str) and kind in STEP_PARAMS and isinstance(params, Mapping):
+            _, wrong = read_dataclass(params, STEP_PARAMS[kind])
+            found += [f"stage[{i}].params.{line}" for line in wrong]
+    return found
 
 
 def _stage_from(folder: Path, stage: StageConfig) -> StageConfig:

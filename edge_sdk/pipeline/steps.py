@@ -262,6 +262,7 @@ def build(
     try:
         for config in configs:
             if not config.enabled:
+                _built(config, around, trace, {"track"})
                 continue
             step = _built(config, around, trace, {s.kind for s in after}, kept.get(config.label))
             if step.name in names:
