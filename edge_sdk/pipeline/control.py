@@ -167,12 +167,12 @@ class Controller:
         """Look at the clock and at the machine, and do what follows."""
         with self._lock:
             now = self._rules.monotonic()
-            if self._rules.degrade is not None and self._live:
-                self._degrade(self._rules.degrade, now)
-            self._evaluate()
             for override in self._active:
                 self._held_s[override.name] = self._held_s.get(override.name, 0.0) + now - self._noted_s
             self._noted_s = now
+            if self._rules.degrade is not None and self._live:
+                self._degrade(self._rules.degrade, now)
+            self._evaluate()
 
     def describe(self) -> dict[str, Any]:
         """Return which overrides hold, for how long each did, and the level of degradation; empty without rules."""
@@ -180,7 +180,7 @@ class Controller:
             return {}
         out: dict[str, Any] = {}
         if self._rules.overrides:
-            held = {o.name: round(self._held_s.get(o.name, 0.0), 1) for o in self._rules.overrides}
+            held = {o.name: round(self._held_s.get(o.name, 0.0), 3) for o in self._rules.overrides}
             out["override"] = {"active": [o.name for o in self._active], "seconds": held}
             if self._luminance is not None:
                 out["override"]["luminance"] = round(self._luminance, 4)
