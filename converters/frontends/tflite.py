@@ -20,7 +20,7 @@ from converters.frontends import parity, recognise, tflite_metadata
 from converters.frontends.base import Preprocess, Source, TensorInfo, fix_sizes, nan_weights, one_image
 from converters.frontends.ops import Node, OpGraph
 from edge_sdk.errors import ArtifactError, ConversionError, EdgeError
-from edge_sdk.runtimes.base import TensorSpec
+from edge_sdk.runtimes.base import TensorSpec, dequantize
 from edge_sdk.runtimes.litert import LiteRtRuntime
 
 _WORDS = {
@@ -232,6 +232,7 @@ def _bridge(
     model = tf_bridge.from_tflite(copy, options.get("opset"), dequantize=source.quantized)
     names = [o.name for o in source.outputs]
     _order(model, names)
+    _float_outputs(model)
     fixed, found = onnx_frontend.fixed(Path(source.path).name, model.SerializeToString(), options)
     if (found.input.name, found.input.dtype) != (source.input.name, source.input.dtype):
         raise ConversionError(f"tf2onnx changed the input to {found.input.name} {found.input.dtype}")
@@ -243,8 +244,12 @@ def _bridge(
 
 
 def _runner(engine: LiteRtRuntime) -> Callable[[Any], Mapping[str, Any]]:
+    """Return the model on one input; quantized outputs as the floats they stand for."""
+    specs = {o.name: o for o in engine.outputs}
+
     def run(value: Any) -> Mapping[str, Any]:
-        return {k: np.array(v) for k, v in engine.infer({engine.inputs[0].name: value}).items()}
+        values = engine.infer({engine.inputs[0].name: value})
+        return {k: np.array(v) if specs[k].scale is None else dequantize(v, specs[k]) for k, v in values.items()}
 
     return run
 
@@ -257,6 +262,22 @@ def _order(model: Any, outputs: list[str]) -> None:
     ordered = [by_name[n] for n in outputs]
     model.graph.ClearField("output")
     model.graph.output.extend(ordered)
+
+
+def _float_outputs(model: Any) -> None:
+    """Give outputs that are quantized in the last step as floats: int8 back-ends end in steps of their own."""
+    for output in model.graph.output:
+        last = next((n for n in model.graph.node if output.name in n.output), None)
+        if last is None or last.op_type != "QuantizeLinear":
+            continue
+        inner = last.input[0]
+        model.graph.node.remove(last)
+        for node in model.graph.node:
+            for names in (node.input, node.output):
+                for index, name in enumerate(names):
+                    if name == inner:
+                        names[index] = output.name
+        output.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
 
 
 def _op_graph(model: Any) -> OpGraph:
