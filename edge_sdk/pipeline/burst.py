@@ -19,6 +19,7 @@ from edge_sdk.sources.base import Frame
 MAX_FRAMES = 8
 MAX_BYTES = 8 << 20
 MAX_S = 0.1
+_INFERRED = Origin.INFERRED
 
 
 @dataclass(slots=True)
@@ -56,7 +57,7 @@ def answer(taken: Sequence[Taken], models: ModelSet, i: int, note: Callable[[], 
     together = len(taken) > 1 and getattr(model, "keeps_outputs", False)
     for one in taken:
         note()
-        if one.origin is not Origin.INFERRED:
+        if one.origin is not _INFERRED:
             age_ms = (time.monotonic() - one.frame.captured_s) * 1000.0
             one.item = FrameResult(one.frame, None, digest, age_ms, 0.0, origin=one.origin)  # type: ignore[arg-type]
             one.times["decode"] = one.decode_s
@@ -74,7 +75,7 @@ def answer(taken: Sequence[Taken], models: ModelSet, i: int, note: Callable[[], 
 
 def _guard(one: Taken, phase: Callable[[Taken, Any, Any], None], model: Any, argument: Any) -> None:
     """Run a phase unless the frame is done for, and keep what it raises."""
-    if one.failure is not None or one.origin is not Origin.INFERRED:
+    if one.failure is not None or one.origin is not _INFERRED:
         return
     try:
         phase(one, model, argument)

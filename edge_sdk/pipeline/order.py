@@ -19,7 +19,7 @@ class InOrder(Generic[T]):
     def __init__(self, out: Callable[[T], None]) -> None:
         self._out = out
         self._waiting: dict[int, T] = {}
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.Lock())
         self._handing = False
         self.delivered = 0
 

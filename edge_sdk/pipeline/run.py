@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 _FINISH_S = 120.0
 _STOP_S = 10.0
 _SHADOW_S = 5.0
+_INFERRED = Origin.INFERRED
 
 
 class Run:
@@ -254,7 +255,7 @@ class Run:
         seq, self._pulled = self._pulled, self._pulled + 1
         decode_s = time.perf_counter() - start
         pace = self.steps.pace
-        origin = Origin.INFERRED if pace is None else pace(frame)
+        origin = _INFERRED if pace is None else pace(frame)
         return Taken(seq, frame, decode_s, origin)
 
     def _hand_on(self, ready: tuple[int, Taken]) -> None:

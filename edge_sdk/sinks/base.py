@@ -20,6 +20,9 @@ class Origin(Enum):
     CARRIED = "carried"
 
 
+_INFERRED = Origin.INFERRED
+
+
 @dataclass(frozen=True, slots=True)
 class Overlay:
     """A zone (corners) or a line (two ends) of a pipeline, in pixels of the upright frame."""
@@ -44,13 +47,13 @@ class FrameResult:
     latency_ms: float
     events: list[dict[str, Any]] = field(default_factory=list)
     counts: dict[str, Any] = field(default_factory=dict)
-    origin: Origin = Origin.INFERRED
+    origin: Origin = _INFERRED
     overlays: tuple[Overlay, ...] = ()
 
     @property
     def inferred(self) -> bool:
         """Whether the model saw this frame."""
-        return self.origin is Origin.INFERRED
+        return self.origin is _INFERRED
 
     @property
     def gated(self) -> bool:
@@ -76,7 +79,7 @@ class FrameResult:
             line["events"] = self.events
         if self.counts:
             line["counts"] = self.counts
-        if self.origin is not Origin.INFERRED:
+        if self.origin is not _INFERRED:
             line[self.origin.value] = True
         return line
 

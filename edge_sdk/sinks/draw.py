@@ -17,6 +17,7 @@ _PALETTE = ((66, 133, 244), (52, 168, 83), (5, 188, 251), (53, 67, 234), (188, 6
 _BACKGROUND = ("background", "bg", "__background__", "_background_")
 _ZONE = (255, 200, 0)
 _LEAST_SCORE = 0.2
+_FAR = 30_000.0
 # COCO's 17 points: nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles.
 _BONES = (
     *((0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10)),
@@ -58,7 +59,7 @@ def _detection(image: Image, found: Detections, row: int, scale: float) -> None:
         return
     class_id = int(found.class_id[row])
     color = _PALETTE[class_id % len(_PALETTE)]
-    x1, y1, x2, y2 = (round(float(v)) for v in box)
+    x1, y1, x2, y2 = (_pixel(v) for v in box)
     seconds = [(name, rows[row]) for name, rows in (found.then or {}).items()]
     for _, second in seconds:
         if second is not None:
@@ -118,7 +119,7 @@ def _is_background(mask: Mask, class_id: int) -> bool:
 
 def _figure(image: Image, points: NDArray[Any], score: NDArray[Any], color: Sequence[int], scale: float) -> None:
     sure = (score >= _LEAST_SCORE) & np.isfinite(points).all(axis=1)
-    places = [(round(float(x)), round(float(y))) if ok else None for (x, y), ok in zip(points, sure, strict=True)]
+    places = [_place((x, y)) if ok else None for (x, y), ok in zip(points, sure, strict=True)]
     if len(places) == _SEVENTEEN:
         for a, b in _BONES:
             start, end = places[a], places[b]
@@ -131,7 +132,7 @@ def _figure(image: Image, points: NDArray[Any], score: NDArray[Any], color: Sequ
 
 def _overlay(image: Image, overlay: Overlay, counts: Any, scale: float) -> None:
     """Draw a zone or a line with what it counts."""
-    points = np.round(np.array(overlay.points)).astype(np.int32)
+    points = np.array([_place(point) for point in overlay.points], np.int32)
     width = max(1, round(2 * scale))
     cv2.polylines(image, [points.reshape(-1, 1, 2)], len(points) > 2, _ZONE, width, cv2.LINE_AA)
     if overlay.kind == "line":
@@ -147,7 +148,12 @@ def _overlay(image: Image, overlay: Overlay, counts: Any, scale: float) -> None:
 
 
 def _place(point: Any) -> tuple[int, int]:
-    return round(float(point[0])), round(float(point[1]))
+    return _pixel(point[0]), _pixel(point[1])
+
+
+def _pixel(value: float) -> int:
+    """Return a whole coordinate that OpenCV can draw with, however far outside the frame it lies."""
+    return round(min(max(float(value), -_FAR), _FAR))
 
 
 def _lines(
