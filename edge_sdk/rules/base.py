@@ -24,8 +24,8 @@ WINDOW_S = 2.0
 class Decision:
     """One step of the way from a detection to an event.
 
-    `step` is gate, filter, track, zone, line, dwell or debounce; `track` is -1 where the step is not about one object;
-    `why` is a sentence with the values that decided.
+    `step` is gate, every, crop, answer, filter, track, zone, line, dwell, debounce or cooldown; `track` is -1 where the
+    step is not about one object; `why` is a sentence with the values that decided.
     """
 
     t_s: float

@@ -362,7 +362,7 @@ def _shadow_text(stage: str, shadow: dict[str, Any]) -> str:
 def _explained(decisions: list[dict[str, Any]]) -> list[str]:
     """Return the table of what the stages decided, or a line that says that there was nothing to decide."""
     if not decisions:
-        return ["no stage decided anything then: zones, lines, alerts and the motion gate do"]
+        return ["no stage decided anything then: zones, lines, alerts, second models and the motion gate do"]
     rows = [
         [f"{d['t_s']:.2f}", d["stage"], d["step"], d.get("track", ""), "yes" if d["accepted"] else "no", d["why"]]
         for d in decisions
