@@ -429,3 +429,55 @@ def test_a_self_test_names_what_was_wrong(artifacts: tuple[Artifact, Artifact], 
     (tmp_path / "junk.edge").write_bytes(b"junk")
     with pytest.raises(ArtifactError, match="the self-test failed"):
         self_test(tmp_path / "junk.edge", lambda: False)
+
+
+# -- another pipeline -------------------------------------------------------------------------------------------------
+
+
+def gate_of(frames: Any) -> str:
+    return f'[[stage]]\nkind = "motion_gate"\nname = "gate"\nparams = {{ refresh_s = {frames}, hold_s = 0.2 }}\n'
+
+
+def test_a_changed_pipeline_file_is_applied_on_sighup_without_a_fresh_worker_and_a_bad_one_is_an_alarm(
+    device: Device, artifacts: tuple[Artifact, Artifact]
+) -> None:
+    digest = device.install(artifacts[0])
+    device.save(AgentState(active=digest, committed=digest, phase=Phase.COMMITTED, seq=5))
+    device.start()
+    wait_for(lambda: len(device.windows()) >= 2, f"windows\n{device.log()}")
+    assert device.process is not None
+    (device.root / "pipeline.toml").write_text(PIPELINE + gate_of(0.5))
+    device.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "pipeline: changed gate" in device.log(), device.log())
+    (device.root / "pipeline.toml").write_text(PIPELINE + gate_of('"x"') + "wrong = 1\n")
+    device.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "the pipeline stays as it is" in device.log(), device.log())
+    assert "refresh_s: expected a number" in device.log()
+    wait_for(lambda: "pipeline_refused" in device.alarms(), "the alarm")
+    (device.root / "pipeline.toml").write_text(PIPELINE.replace("fps=60", "fps=50"))
+    device.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "a fresh worker for the new pipeline: `source`" in device.log(), device.log())
+    before = len(device.windows())
+    wait_for(lambda: len(device.windows()) > before + 1, "windows of the fresh worker")
+    assert "worker_died" not in device.alarms()
+    assert device.end() == 0
+
+
+def test_what_the_cloud_wants_of_stages_goes_over_the_file_from_the_start(
+    device: Device, artifacts: tuple[Artifact, Artifact]
+) -> None:
+    digest = device.install(artifacts[0])
+    (device.root / "pipeline.toml").write_text(PIPELINE + gate_of(0.5))
+    wanted = {"stages": {"gate": {"refresh_s": 0.25}}}
+    device.save(AgentState(active=digest, committed=digest, phase=Phase.COMMITTED, seq=5, config=wanted))
+    device.start()
+    wait_for(lambda: len(device.windows()) >= 2, f"windows\n{device.log()}")
+    assert device.end() == 0
+    device.save(
+        AgentState(
+            active=digest, committed=digest, phase=Phase.COMMITTED, seq=9, config={"stages": {"gat": {"refresh_s": 1}}}
+        )
+    )
+    device.start()
+    wait_for(lambda: "gat: no such stage, it has sort, gate" in device.log(), device.log())
+    wait_for(lambda: "pipeline_refused" in device.alarms(), "the alarm")
