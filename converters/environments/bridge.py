@@ -64,9 +64,14 @@ def _asked(recipe: Recipe, runtime: str) -> bool:
 
 
 def _built_from(source: Source, runtime: str) -> bool:
+    return any(form in source.forms for reads in _reads(runtime) for form in reads)
+
+
+def _reads(runtime: str) -> list[Sequence[str]]:
+    """Return what each back-end of the runtime reads."""
     table = backends.registry()
-    reads = [c["reads"] for c in (table.plugin(n).capabilities for n in table.names()) if c.get("runtime") == runtime]
-    return any(form in source.forms for forms in reads for form in forms)
+    capabilities = [table.plugin(name).capabilities for name in table.names()]
+    return [c["reads"] for c in capabilities if c.get("runtime") == runtime]
 
 
 def _bridged(source: Source, recipe: Recipe, environment: Environment, python: Path, place: Place) -> Source:
@@ -83,8 +88,9 @@ def _bridged(source: Source, recipe: Recipe, environment: Environment, python: P
 
 
 def failed(source: Source, runtime: str) -> str | None:
-    """Return why no bridge gave `runtime` a form of this source, None where none was tried."""
-    return source.absent.get(FORM) if runtime == FORMS[FORM] else None
+    """Return why the source has no form that the runtime's back-ends read, None where nothing was tried."""
+    forms = dict.fromkeys(form for reads in _reads(runtime) for form in reads)
+    return next((source.absent[form] for form in forms if form in source.absent), None)
 
 
 def why(source: Source, runtime: str) -> str | None:
