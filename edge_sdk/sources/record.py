@@ -22,6 +22,7 @@ from edge_sdk.sources.uri import host_of, redact
 
 logger = logging.getLogger(__name__)
 _ROOM_S = 2.0
+_OPEN_S = 15.0
 
 
 class Recorder:
@@ -112,22 +113,25 @@ class Recorder:
             child.terminate()
         wrote, seen, last = False, b"", time.monotonic()
         room_at = last + _ROOM_S
+        # Until the stream's form is known nothing is written.
+        limit_s = max(_OPEN_S, self._config.stall_s)
         try:
-            while line := child.read_line(self._config.stall_s):
+            while line := child.read_line(limit_s):
                 now = time.monotonic()
                 if line.startswith(b"out_time_us=") and line != seen:
                     wrote, seen, last = wrote or bool(seen), line, now
+                    limit_s = self._config.stall_s if wrote else limit_s
                     if wrote and self.error is not None:
                         logger.warning("`%s` is recorded again", self.uri)
                         self.error = None
-                if now - last > self._config.stall_s:
+                if now - last > limit_s:
                     raise TimeoutError
                 if now > room_at:
                     self._make_room()
                     room_at = now + _ROOM_S
             child.ending(5.0)
         except TimeoutError:
-            self._failed(f"`{self.uri}` gave nothing to record for {self._config.stall_s:g} s")
+            self._failed(f"`{self.uri}` gave nothing to record for {limit_s:g} s")
             # It writes what it holds when it is asked to end.
             child.terminate()
             child.ending(2.0)
