@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from edge_sdk.errors import BackendError, EdgeError
+from edge_sdk.pipeline.beside import Beside
 from edge_sdk.pipeline.burst import Taken, answer, burst_size
 from edge_sdk.pipeline.cascade import Cascade
 from edge_sdk.pipeline.delivery import Delivery, soon
@@ -29,7 +30,6 @@ from edge_sdk.sources.base import BrokenFrame, Frame
 logger = logging.getLogger(__name__)
 _FINISH_S = 120.0
 _STOP_S = 10.0
-_SHADOW_S = 5.0
 _INFERRED = Origin.INFERRED
 
 
@@ -66,7 +66,7 @@ class Run:
     ) -> None:
         self.slot = slot
         self.steps = steps
-        self.shadow = shadow
+        self._handing = 0
         self._last: FrameResult | None = None
         self.stage, self.kind, self.policy = stage, kind, policy
         self.finished = threading.Event()
@@ -86,7 +86,13 @@ class Run:
         self._delivery = Delivery(
             sinks, observers, lossless=lossless, hand_out=hand_out, ledger=self._ledger, fail=self._fail
         )
-        self._connect()
+        self._beside = Beside(
+            shadow,
+            steps.seconds,
+            beat=lambda: self._note(self._handing, "infer"),
+            failed=self._second_failed,
+            metric=self.tell_metric,
+        )
         self._feed = make_feed(self)
         self._threads = [
             threading.Thread(target=self._work, args=(i,), name=f"frames-{i}", daemon=True) for i in range(workers)
@@ -99,18 +105,6 @@ class Run:
         self._changes: deque[Callable[[FrameResult], None]] = deque()
         self.control: Callable[[], Mapping[str, Any]] = dict
 
-    def _connect(self) -> None:
-        """Let second models and shadows say what happens to them."""
-        self._handing = 0
-        self._seconds = self.steps.seconds
-        for second in self._seconds:
-            second.beat = lambda: self._note(self._handing, "infer")
-            second.failed = self._second_failed
-            second.metric = lambda metric: self._delivery.tell("metric", metric)
-        self._shadows = [s for s in (self.shadow, *(second.shadow for second in self._seconds)) if s is not None]
-        for shadow in self._shadows:
-            shadow.on_window = lambda metric: self._delivery.tell("metric", metric)
-
     # -- life ----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -121,15 +115,13 @@ class Run:
         """
         try:
             self._delivery.open()
-            for shadow in self._shadows:
-                shadow.start()
+            self._beside.start()
             self._ledger.begin()
             self._feed.start()
         except BaseException:
             self._feed.close()
             self._delivery.abandon()
-            for shadow in self._shadows:
-                shadow.finish(soon(_SHADOW_S))
+            self._beside.finish(soon(_STOP_S))
             self._unload()
             raise
         for thread in self._threads:
@@ -166,7 +158,7 @@ class Run:
     @property
     def seconds(self) -> tuple[Cascade, ...]:
         """The second models."""
-        return self._seconds
+        return self._beside.seconds
 
     @property
     def sinks(self) -> tuple[Sink, ...]:
@@ -283,14 +275,13 @@ class Run:
             else:
                 if self.steps.pace is not None:
                     self._last = replace(item, events=[], counts={})
-                if self.shadow is not None:
-                    self.shadow.see(item.frame.image, item.result, item.model, item.frame.index)
+                self._beside.see(item)
             self.steps.apply(item)
         except Exception as error:
             self._frame_failed(item.frame, "step", error)
             return False
         finally:
-            if self._seconds:
+            if self._beside.seconds:
                 self._note(self._handing, "idle")
         return True
 
@@ -355,10 +346,7 @@ class Run:
             for error in self._delivery.finish_sinks(deadline):
                 self._keep_failure(error)
             self._judge()
-            for shadow in self._shadows:
-                shadow.finish(min(deadline, soon(_SHADOW_S)))
-            for second in self._seconds:
-                second.send_metric()
+            self._beside.finish(deadline)
             self._delivery.finish_observers(deadline)
             self._unload()
         except Exception as error:
@@ -369,7 +357,7 @@ class Run:
 
     def _unload(self) -> None:
         self.slot.close()
-        self.steps.close()
+        self._beside.close()
 
     def _keep_failure(self, error: Exception) -> None:
         if self._fatal is None:
@@ -383,11 +371,8 @@ class Run:
     def stats(self) -> dict[str, Any]:
         """Return the counts so far, in the form of the worker's `stats`."""
         control = self.control()
-        return (
-            self._ledger.stats()
-            | {"model": self.slot.current.digest, "t": time.time()}
-            | ({"control": control} if control else {})
-        )
+        head = {"model": self.slot.current.digest, "t": time.time()}
+        return self._ledger.stats() | head | ({"control": control} if control else {})
 
     def _describe(self) -> dict[str, Any]:
         """Return what there is to say about the first model."""
@@ -395,7 +380,7 @@ class Run:
         pace = self.steps.pace
         if pace is not None:
             out |= {"every": pace.every, "inferred": pace.inferred}
-        return out | ({"shadow": self.shadow.describe()} if self.shadow is not None else {})
+        return out | self._beside.describe()
 
     def report(self) -> Report:
         """Return what the run cost so far."""
