@@ -94,9 +94,8 @@ class Alarm:
     """Something that a person should hear of now; `name` says what, in snake case.
 
     Names that the device sends: `source_failed`, `sink_failed`, `inference_failed`, `output_not_finite`, `worker_died`,
-    `update_failed`, `update_rolled_back`, `safe_mode`, `outbox_damaged`, `alert`, `camera_black` and the other camera
-    problems. `count` is how often it happened since the
-    last alarm of that name.
+    `update_failed`, `update_rolled_back`, `safe_mode`, `outbox_damaged`, `pipeline_refused`, `degraded`, `alert`,
+    `camera_black` and the other camera problems. `count` is how often it happened since the last alarm of that name.
     """
 
     kind: Literal["alarm"] = "alarm"
