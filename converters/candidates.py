@@ -10,7 +10,7 @@ from typing import Any
 from converters import backends, compilers, environments
 from converters.compilers.base import Tool, absent
 from converters.environments import bridge
-from converters.frontends.base import Source
+from converters.frontends.base import FORMS, Source
 from converters.reasons import Reason
 from converters.recipe import Recipe
 from device_profiles.machine import Machine
@@ -120,12 +120,18 @@ def _row(profile: Profile, support: RuntimeSupport, precision: str, way: _Way, f
         method=way.method,
         scheme=profile.int8_scheme(support.name) if precision == "int8" else Int8Scheme(),
         io_dtypes=_io(support, precision, way),
-        environment=support.distribution if support.distribution in environments.TABLE else "",
+        environment=environment_of(support),
         provider=support.provider,
         compiler=support.compiler or "",
         compiler_options=tuple(sorted(support.compiler_options.items())),
     )
     return Allowed(candidate=candidate, support=support, reason=reason, kind=kind)
+
+
+def environment_of(support: RuntimeSupport) -> str:
+    """Return the environment that has the profile's distribution of the runtime; empty where this one has it."""
+    name = support.distribution or ""
+    return name if name in environments.TABLE else ""
 
 
 def _io(support: RuntimeSupport, precision: str, way: _Way) -> tuple[str, ...]:
@@ -161,8 +167,15 @@ def _ways(support: RuntimeSupport, precision: str, recipe: Recipe, source: Sourc
         form = next((f for f in can["reads"] if f in source.forms), None)
         if form is not None:
             methods = [m for m in can["methods"].get(precision, ()) if _right(can, support, precision, m)]
+            if _as_it_came(source, form):
+                methods = methods[:1] if precision == source.precision else []
             ways += [_Way(backend=name, form=form, method=m) for m in methods]
     return ways or [_Way()]
+
+
+def _as_it_came(source: Source, form: str) -> bool:
+    """Say whether the form is the source's own file whose weights are integers already: it can only be kept."""
+    return source.quantized and form == source.format
 
 
 def _right(can: Mapping[str, Any], support: RuntimeSupport, precision: str, method: str) -> bool:
@@ -196,6 +209,9 @@ def _reasons(
         how = bridge.why(source, support.name)
         if how is not None:
             yield Reason.NEEDS_ENVIRONMENT, how
+        if any(_as_it_came(source, f) and FORMS[f] == support.name for f in source.forms):
+            kept = f"the source is {source.precision} already: for {support.name} its file is kept as it came"
+            yield Reason.UNSUPPORTED, kept
         absent_form = bridge.failed(source, support.name)
         if absent_form is not None:
             yield Reason.UNSUPPORTED, absent_form
@@ -209,8 +225,8 @@ def _reasons(
             yield Reason.MISSING_PACKAGE, f"`{missing[0]}` is not installed here: pip install 'edge-sdk[{extra}]'"
             return
     installed = machine.runtimes.get(support.name)
-    if support.distribution in environments.TABLE:
-        wanted = environments.TABLE[support.distribution]
+    if environment_of(support):
+        wanted = environments.TABLE[environment_of(support)]
         installed = wanted.version
         if environments.find(wanted) is None and not recipe.make_environments:
             yield Reason.NEEDS_ENVIRONMENT, environments.how_to_make(wanted)
@@ -222,7 +238,7 @@ def _reasons(
         )
     if support.max_opset is not None and source.opset > support.max_opset:
         yield Reason.OPSET, f"the model has opset {source.opset}, the profile reads up to {support.max_opset}"
-    if precision in INTEGER and not calibrated:
+    if precision in INTEGER and not calibrated and not _as_it_came(source, way.form):
         yield Reason.NEEDS_CALIBRATION, f"{precision} needs --calibration"
     yield from _accelerator(profile, support, precision, recipe, machine)
 

@@ -106,7 +106,7 @@ def _environments(recipe: Recipe, wanted: Sequence[Profile], say: Say) -> dict[s
     """Return workers in the environments of runtimes that cannot live here, of those that are there or asked for."""
     found: dict[str, Workshop] = {}
     allowed = [r for p in wanted for r in p.runtimes if r.name in (recipe.runtime or (r.name,))]
-    for name in dict.fromkeys(r.distribution for r in allowed if r.distribution in environments.TABLE):
+    for name in filter(None, dict.fromkeys(candidates.environment_of(r) for r in allowed)):
         environment = environments.TABLE[name]
         python = environments.find(environment)
         if python is None and recipe.make_environments:

@@ -18,7 +18,7 @@ SAME_SCALE = 2e-4
 
 
 def spec_of(model: Any, spec: InputSpec) -> InputSpec:
-    """Return `spec` with the name, shape, layout and integers of the file's image input.
+    """Return `spec` with the name, shape and layout of the file's image input, and its integers where it has others.
 
     The file may be NHWC where the source is NCHW: converters turn it.
 
@@ -38,14 +38,15 @@ def spec_of(model: Any, spec: InputSpec) -> InputSpec:
     kind, q = g.DTYPES.get(tensor.type), tensor.quantization
     if kind is None:
         raise ConversionError(f"the input `{g.name(tensor)}` of the TFLite file has a type that no image has")
-    quantized = kind in ("int8", "uint8", "int16") and q is not None and q.scale is not None and len(q.scale) == 1
-    pixels = kind == "uint8" and spec.dtype == "uint8"
+    if kind == spec.dtype:
+        return replace(spec, name=g.name(tensor))
+    scaled = np.dtype(kind).kind in "iu" and q is not None and q.scale is not None and len(q.scale) == 1
     return replace(
         spec,
         name=g.name(tensor),
         dtype=kind,
-        scale=float(q.scale[0]) if quantized and not pixels else None,
-        zero=int(q.zeroPoint[0]) if quantized and not pixels else None,
+        scale=float(q.scale[0]) if scaled else None,
+        zero=int(q.zeroPoint[0]) if scaled else None,
     )
 
 

@@ -51,7 +51,7 @@ class Source:
     `because` has a line for each thing that was recognised; `outputs` are those the decoder reads. `forms` are files
     of this model, by form (see FORMS), that back-ends can start from; all take the input and give the outputs named
     here unless the form is a framework's own. `reference` is the form that stands for the source in comparisons,
-    `absent` says of other forms why this model has none. `quantized`: its weights are integers already. `labels` are
+    `absent` says of other forms why this model has none. `quantized`: its weights are integers already, `precision` is theirs. `labels` are
     class names that the file itself carries.
     """
 
@@ -72,6 +72,7 @@ class Source:
     reference: str = "onnx"
     absent: dict[str, str] = field(default_factory=dict)
     quantized: bool = False
+    precision: str = "fp32"
     labels: tuple[str, ...] = ()
 
     @property

@@ -164,6 +164,7 @@ def _describe(path: str, raw: bytes, model: Any, engine: LiteRtRuntime, options:
         preprocess=known or Preprocess(),
         because=tuple(because),
         quantized=precision in _QUANTIZED,
+        precision=precision,
     )
 
 
