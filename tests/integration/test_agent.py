@@ -26,6 +26,7 @@ from edge_sdk.agent.jobs import self_test  # noqa: E402
 from edge_sdk.agent.state import AgentState, StateFile  # noqa: E402
 from edge_sdk.artifact import Artifact  # noqa: E402
 from edge_sdk.errors import ArtifactError, ConfigError, WorkerError  # noqa: E402
+from edge_sdk.pipeline_config import PipelineConfig  # noqa: E402
 from edge_sdk.schemas.state import Desired, Phase  # noqa: E402
 from edge_sdk.testing import build_artifact, tiny_classifier_onnx  # noqa: E402
 
@@ -171,6 +172,15 @@ def test_a_pipeline_with_a_model_of_its_own_is_refused_with_the_way_to_do_it(dev
     with pytest.raises(ConfigError, match=r'stage model is `.*mine\.edge`, under an agent it must be "slot"') as caught:
         AgentConfig.from_toml(device.root / "agent.toml")
     assert "`factory`" in (caught.value.hint or "")
+
+
+def test_a_second_model_is_the_pipeline_files_own_beside_the_one_from_the_slot(device: Device) -> None:
+    second = '\n[[stage]]\nname = "color"\nafter = "{}"\nmodel = "colors.edge"\n'
+    name = PipelineConfig.from_toml(device.root / "pipeline.toml").model_stage.label
+    (device.root / "pipeline.toml").write_text(PIPELINE + second.format(name))
+    config = AgentConfig.from_toml(device.root / "agent.toml")
+    stages = PipelineConfig.from_toml(config.pipeline).with_model("slot.edge").stages
+    assert [s.model for s in stages if not s.is_step] == ["slot.edge", str(device.root / "colors.edge")]
 
 
 def test_an_agent_that_has_not_enrolled_says_how(device: Device) -> None:
