@@ -19,7 +19,7 @@ from typing import Any
 ROUNDS = 5
 ABOUT = "CPU ms a frame on car-detection.mp4 (768 x 432); the ratio is to engine + decode, 1.0 is the bound"
 FRAMES = 240
-TESTDATA = Path(os.environ.get("EDGETESTDATA", Path(__file__).resolve().parents[2] / "shared" / "testdata"))
+TESTDATA = Path(os.environ.get("EDGE_TESTDATA", Path(__file__).resolve().parents[2] / "shared" / "testdata"))
 _MODELS: dict[str, dict[str, Any]] = {
     "FastestDet": {
         "file": "fastestdet_352.onnx",
@@ -35,7 +35,7 @@ _MODELS: dict[str, dict[str, Any]] = {
 def cases() -> dict[str, Callable[[], float]]:
     video = TESTDATA / "videos" / "car-detection.mp4"
     if not video.is_file():
-        raise SystemExit(f"no test material at {TESTDATA}: set EDGETESTDATA")
+        raise SystemExit(f"no test material at {TESTDATA}: set EDGE_TESTDATA")
     out: dict[str, Callable[[], float]] = {}
     for name, facts in _MODELS.items():
         artifact = model_artifact(name)

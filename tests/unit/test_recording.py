@@ -52,7 +52,8 @@ def test_the_keys_of_a_recording_stand_in_the_pipeline_and_its_folder_beside_the
     path = tmp_path / "p.toml"
     path.write_text(
         '[source]\nuri = "rtsp://cam/sub"\ndecode = "auto"\nrecord = "rtsp://cam/main"\n'
-        '[source.recording]\nfolder = "door"\nsegment_s = 30\nmax_mb = 500\nmax_age_h = 24\n[[stage]]\nmodel = "m.edge"\n'
+        '[source.recording]\nfolder = "door"\nsegment_s = 30\nmax_mb = 500\nmax_age_h = 24\n'
+        '[[stage]]\nmodel = "m.edge"\n'
     )
     source = PipelineConfig.from_toml(path).source
     assert (source.record, source.options) == ("rtsp://cam/main", {"decode": "auto"})
