@@ -118,7 +118,7 @@ class Cascade:
             "carried": self._carried,
             "skipped": dict(self._skipped),
             "errors": dict(self._errors),
-            "ms": {k: round(s * 1000 / asked, 3) for k, s in self._seconds.items()},
+            "ms": {k: round(s * 1000 / asked, 3) for k, s in list(self._seconds.items())},
         }
         return out | ({"shadow": self.shadow.describe()} if self.shadow is not None else {})
 

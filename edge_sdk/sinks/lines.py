@@ -85,10 +85,13 @@ class JsonLines(_LineFile):
 
 
 class Csv(_LineFile):
-    """One line per detection, or one with the best class; a header first, a frame without result has no line."""
+    """One line per detection, or one with the best class; a header first, a frame without result has no line.
+
+    The last column has what second models said about the box, as `ppe=helmet:0.93;face=face:0.9`.
+    """
 
     kind = "csv"
-    columns = ("frame", "t_s", "source", "model", "label", "class_id", "score", "x1", "y1", "x2", "y2", "track")
+    columns = tuple("frame t_s source model label class_id score x1 y1 x2 y2 track then".split())
 
     def open(self) -> None:
         super().open()
@@ -102,8 +105,17 @@ class Csv(_LineFile):
         lines = []
         for row in rows:
             values = [row.get("label"), row.get("class_id"), row.get("score"), *(row.get("box") or [None] * 4)]
-            lines.append(_csv_line([*head, *values, row.get("track")]))
+            lines.append(_csv_line([*head, *values, row.get("track"), _said(row.get("then", {}))]))
         self._put(b"".join(lines))
+
+
+def _said(then: Mapping[str, Any]) -> str | None:
+    """Return labels and scores of second models' answers, the best class or every box."""
+    parts = []
+    for name, answer in then.items():
+        rows = answer.get("detections") or answer.get("classes", [])[:1]
+        parts += [f"{name}={row['label']}:{row['score']:g}" for row in rows]
+    return ";".join(parts) or None
 
 
 def _cut_half_line(file: io.FileIO) -> None:

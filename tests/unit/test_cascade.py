@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 import threading
@@ -296,3 +297,13 @@ def test_what_the_crops_were_goes_to_the_observers_as_a_metric(detector, classif
     Pipeline(ListSource([cell("red")] * 5)).detect(detector).then(classifier, name="color").observe(watcher).run()
     (metric,) = watcher.metrics
     assert (metric["name"], metric["stage"], metric["crops"], metric["labels"]) == ("second", "color", 5, {"red": 5})
+
+
+def test_a_csv_has_what_second_models_said_in_its_last_column(detector, classifier, tmp_path):
+    pipe = Pipeline(ListSource([two_cells()])).detect(detector).then(classifier, name="color", classes=["green"])
+    pipe.then(detector, name="parts", classes=["green"]).sink(f"csv:{tmp_path / 'o.csv'}").run()
+    rows = list(csv.DictReader((tmp_path / "o.csv").read_text().splitlines()))
+    said = {row["label"]: row["then"] for row in rows}
+    assert said["red"] == ""
+    assert said["green"].startswith("color=green:0.9")
+    assert ";parts=green:" in said["green"]
