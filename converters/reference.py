@@ -78,20 +78,18 @@ def judge(found: Mapping[str, Any], function: str) -> Verdict:
     value, explained = float(found["agreement"]), float(found["explained"])
     causes = [c for c in found["causes"] if c["kind"] != "form"]
     grave = [c for c in causes if c["kind"] not in _HARMLESS]
-    said = "; ".join(str(c["name"]) for c in causes)
-    hint = "; ".join(dict.fromkeys(str(c["hint"]) for c in causes if c["hint"]))
-    head = f"`{function}` and the model agree {value:.2f} on {found['n']} images"
+    said = " and ".join(str(c["name"]) for c in causes)
+    said = f", {explained:.2f} when {said}" if said else ""
+    hint = " ".join(dict.fromkeys(str(c["hint"]) for c in causes if c["hint"]))
+    head = f"`{function}` and the model agree {value:.2f} on {found['n']} images{said}"
     if grave and explained >= min(FINE, value + 0.05):
-        return Verdict(status="refuses", message=f"{head}: {said}", hint=hint)
+        return Verdict(status="refuses", message=head, hint=hint)
     if value >= FINE or (causes and not grave and explained >= FINE):
-        return Verdict(status="warns" if causes else "agrees", message=head + (f": {said}" if said else ""), hint=hint)
+        return Verdict(status="warns" if causes else "agrees", message=head, hint=hint)
     if value < POOR:
-        rest = f": {said}, which explains only a part of it" if said else ""
         return Verdict(
             status="refuses",
-            message=f"{head}{rest}, and neither colour, resize, scale, offset, classes nor boxes explain it",
+            message=f"{head}; neither colour, resize, scale, offset, classes nor boxes explain the rest",
             hint="the model computes something else: it was spoilt (by quantizing?), or is another one",
         )
-    return Verdict(
-        status="warns", message=head + (f": {said}" if said else ", no known skew explains the rest"), hint=hint
-    )
+    return Verdict(status="warns", message=f"{head}; no known skew explains the rest", hint=hint)

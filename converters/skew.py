@@ -125,7 +125,7 @@ class _Look:
         ours, places = self.run(spec, filter_name)
         reading, after = self.best(reference, ours, places, forms=False)
         if reading.name and "result" not in tried and after.rank > now.rank + GAIN:
-            cause = {"kind": "result", "name": f"the reference agrees {{}} when {reading.name}", "hint": reading.hint}
+            cause = {"kind": "result", "name": reading.name, "hint": reading.hint}
             found, now = (cause, reading.arrays, spec, filter_name, after), after
         for change in changes(spec, filter_name):
             if change.kind in tried:
@@ -136,14 +136,11 @@ class _Look:
                 continue
             after = agreement(self.task, reference, ours, len(self.frames))
             if after.rank > now.rank + GAIN:
-                cause = {"kind": change.kind, "name": f"the reference agrees {{}} when {change.name}",
+                cause = {"kind": change.kind, "name": change.name,
                          "hint": change.hint}  # fmt: skip
                 found, now = (cause, reference, change.spec, change.filter, after), after
             if now.rank >= PLAIN:
                 break
-        if found is None:
-            return None
-        found[0]["name"] = str(found[0]["name"]).format(f"{now.value:.2f}")
         return found
 
     def best(

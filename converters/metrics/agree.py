@@ -137,7 +137,7 @@ def _class_readings(reference: Arrays, model: Arrays, skip: int) -> Iterator[Rea
     )
     if theirs.shape[1] == ours <= 200:
         order = _assign(theirs.argmax(axis=1), model["probs"].argmax(axis=1))
-        moved = [k for k, v in order.items() if k != v]
+        moved = [k for k, v in sorted(order.items()) if k != v]
         if len(order) > 1 and moved:
             mapping = np.arange(ours)
             free = [c for c in range(ours) if c not in order.values()]
@@ -218,7 +218,7 @@ def _id_readings(reference: Arrays, model: Arrays, images: int) -> Iterator[Read
             theirs.append(int(ids_a[row]))
             ours.append(int(ids_b[column]))
     order = _assign(np.array(theirs, np.int64), np.array(ours, np.int64)) if theirs else {}
-    moved = [k for k, v in order.items() if k != v]
+    moved = [k for k, v in sorted(order.items()) if k != v]
     if moved:
         said = ", ".join(f"{k} is the model's {order[k]}" for k in moved[:3])
         mapped = np.array([order.get(int(i), int(i)) for i in ids], np.int64)

@@ -73,7 +73,7 @@ def _classes(judge: Judge, measured: Measured, arrays: Arrays, skip: int) -> Odd
     known = int((counts > 0).sum())
     order, value = _best_order(guess, truth) if len(truth) >= 5 * known else ({}, 0.0)
     if value >= CLEAR and value >= 2 * measured.value and len(order) > 1:
-        moved = [(k, v) for k, v in order.items() if k != v][:3]
+        moved = [(k, v) for k, v in sorted(order.items()) if k != v][:3]
         said = ", ".join(f"`{_name(judge, k)}` is its class {v}" for k, v in moved)
         return Oddity(
             message=f"the source has {measured.name} {measured.value:.4f} on the golden set, but {value:.4f} when the "
