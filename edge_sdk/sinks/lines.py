@@ -91,7 +91,10 @@ class Csv(_LineFile):
     """
 
     kind = "csv"
-    columns = tuple("frame t_s source model label class_id score x1 y1 x2 y2 track then".split())
+    columns = (
+        *("frame", "t_s", "source", "model", "label", "class_id", "score"),
+        *("x1", "y1", "x2", "y2", "track", "then"),
+    )
 
     def open(self) -> None:
         super().open()
