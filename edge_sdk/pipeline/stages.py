@@ -68,7 +68,8 @@ class Stages:
         """Add stages around the first model, second models among them, as they stand in a pipeline file."""
         self._not_running("add a stage")
         for config in configs:
-            self._artifacts[len(self._steps)] = (config.model, config.shadow)
+            if config.after is not None:
+                self._artifacts[len(self._steps)] = (config.model, config.shadow)
             self._steps.append(config)
         return self
 

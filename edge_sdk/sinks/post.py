@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from edge_sdk import __version__
 from edge_sdk.backoff import Backoff
 from edge_sdk.errors import SyncError, UsageError
 from edge_sdk.sources.uri import redact
@@ -50,7 +49,7 @@ class Poster:
         self.host: str = host
         shown = f"[{host}]" if ":" in host else host
         self._url = urlunsplit(parts._replace(netloc=shown if port is None else f"{shown}:{port}"))
-        self._headers = {"Content-Type": "application/json", "User-Agent": f"edge-sdk/{__version__}"}
+        self._headers = {"Content-Type": "application/json", "User-Agent": "edge-sdk"}
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             self._headers["Authorization"] = "Basic " + base64.b64encode(pair).decode()

@@ -19,7 +19,7 @@ from edge_sdk.parsing import write_dataclass
 from edge_sdk.pipeline_config import PipelineConfig, SinkConfig, SourceConfig, StageConfig
 from edge_sdk.serve_config import ServeConfig
 from edge_sdk.sources.uri import kind_of, redact
-from edge_sdk.verbs.run_reload import Reloader
+from edge_sdk.verbs.run_reload import File, Reloader
 
 _STOP_S = 45.0
 
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "pipelines", nargs="*", type=Path, metavar="PIPELINE", help="a pipeline.toml; several run at once"
     )
+    parser.set_defaults(pipeline=None)
     parser.add_argument("--model", type=Path, help="an artifact (.edge), instead of a pipeline.toml")
     parser.add_argument(
         "--source", help="a video, image or folder of images, 0, rtsp://…, - (stdin), synthetic:64x48?n=9"
@@ -79,7 +80,8 @@ def run(args: argparse.Namespace, output: Output) -> int:
         spec["explain"] = args.explain
     session = Session(spec, output, verbose=getattr(args, "verbose", 0) > 0)
     if args.pipeline is not None and not args.check:
-        with Reloader(args.pipeline, lambda: pipeline_of(args), output, watch=args.watch) as reloader:
+        file = File(args.pipeline, lambda: pipeline_of(args), config.source)
+        with Reloader([file], output, watch=args.watch) as reloader:
             report = session.run(reloader)
     else:
         report = session.run()

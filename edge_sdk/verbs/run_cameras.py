@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from edge_sdk.pipeline_config import PipelineConfig
 from edge_sdk.sinks.uri import place
 from edge_sdk.sources.uri import kind_of, redact
 from edge_sdk.verbs.run import Session, check_text, warnings_of, with_stdin
+from edge_sdk.verbs.run_reload import File, Reloader
 
 _ALONE = (
     *("model", "source", "policy", "out", "save", "view", "serve", "host", "rate", "token_file"),
@@ -23,14 +25,16 @@ _ALONE = (
 def run(args: argparse.Namespace, output: Output) -> int:
     """Run the pipelines of `args.pipelines` side by side; the exit code is that of the first one that failed."""
     given = [name for name in _ALONE if getattr(args, name) is not None]
-    given += [name for name in ("sink", "watch") if getattr(args, name)]
+    given += ["sink"] if args.sink else []
     if given:
         flag = given[0].replace("_", "-")
         raise UsageError(f"--{flag} goes with one pipeline", hint="write it into the pipeline.toml of the camera")
     cameras: list[dict[str, Any]] = []
     inherit: list[int] = []
-    for name, config in read(args.pipelines).items():
+    files: list[File] = []
+    for path, (name, config) in zip(args.pipelines, read(args.pipelines).items(), strict=True):
         with_input, fds = with_stdin(config)
+        files.append(File(path, partial(PipelineConfig.from_toml, path), with_input.source, name))
         camera: dict[str, Any] = {"name": name, "pipeline": with_input.to_json()}
         if config.serve is not None:
             camera["serve"] = write_dataclass(config.serve)
@@ -39,7 +43,11 @@ def run(args: argparse.Namespace, output: Output) -> int:
     mode = "check" if args.check else "group"
     spec = {"mode": mode, "cameras": cameras, "frames": args.frames, "inherit": inherit}
     session = Session(spec, output, verbose=getattr(args, "verbose", 0) > 0)
-    report = session.run()
+    if args.check:
+        report = session.run()
+    else:
+        with Reloader(files, output, watch=args.watch) as reloader:
+            report = session.run(reloader)
     if not report:
         return EXIT_INTERRUPTED if session.interrupted else EXIT_OK
     if args.check:

@@ -1,37 +1,72 @@
-"""A pipeline file that is changed while it runs: read again on SIGHUP, or as soon as it is written with `--watch`."""
+"""Pipeline files that are changed while they run: read again on SIGHUP, or as soon as one is written with `--watch`."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edge_sdk.agent.supervisor import Supervisor
 from edge_sdk.errors import EdgeError, WorkerError
 from edge_sdk.output import Output
-from edge_sdk.pipeline_config import PipelineConfig
+from edge_sdk.pipeline_config import PipelineConfig, SourceConfig
 
 _TIMEOUT_S = 120.0
+_Stamp = tuple[int, int, int] | None
+
+
+@dataclass(slots=True)
+class File:
+    """One file that runs.
+
+    Args:
+        read: returns the pipeline that the file, and the flags of the command line, describe.
+        source: what runs in place of the source that was read at the start, such as an inherited descriptor.
+        camera: the name of its pipeline where several run.
+    """
+
+    path: Path
+    read: Callable[[], PipelineConfig]
+    source: SourceConfig
+    camera: str | None = None
+    first: SourceConfig = field(init=False)
+    used: _Stamp = field(init=False)
+    seen: _Stamp = field(init=False)
+    asked: bool = False
+
+    def __post_init__(self) -> None:
+        self.used = self.seen = _stamp(self.path)
+        self.first = self.read().source
+
+    def changed(self) -> bool:
+        """Say whether it differs from what runs and has been left alone since the last look."""
+        stamp = _stamp(self.path)
+        settled, self.seen = stamp == self.seen, stamp
+        return stamp is not None and stamp != self.used and settled
+
+    def load(self) -> PipelineConfig:
+        """Read it again."""
+        self.used = _stamp(self.path)
+        config = self.read()
+        return replace(config, source=self.source) if config.source == self.first else config
 
 
 class Reloader:
-    """Reads the file, and lets the worker become what it says.
+    """Reads files again, and lets the worker become what they say.
 
-    A file that is wrong is said with all its problems, and the one before stays. What cannot change while the pipeline
+    A file that is wrong is said with all its problems, and what ran before goes on. What cannot change while a pipeline
     runs is said, and holds when its worker is started again.
 
     Args:
-        read: returns the pipeline that the file and the flags of the command line describe.
-        watch: look at the file without being told to.
+        watch: look at the files without being told to.
     """
 
-    def __init__(self, path: Path, read: Callable[[], PipelineConfig], output: Output, *, watch: bool) -> None:
-        self._path, self._read, self._output = path, read, output
-        self._watch = watch
+    def __init__(self, files: Sequence[File], output: Output, *, watch: bool) -> None:
+        self._files, self._output, self._watch = files, output, watch
         self._asked = threading.Event()
-        self._stamp = self._moved = _stamp(path)
         self._handler: Any = None
 
     def __enter__(self) -> Reloader:
@@ -42,50 +77,48 @@ class Reloader:
         signal.signal(signal.SIGHUP, self._handler)
 
     def look(self, supervisor: Supervisor, spec: dict[str, Any]) -> None:
-        """Apply the file if it was asked for or has changed; one that is being written waits for the next look.
-
-        `spec` is what the next worker gets; its pipeline is replaced.
-        """
-        stamp = _stamp(self._path)
-        settled = stamp == self._moved
-        self._moved = stamp
-        news = self._watch and stamp is not None and stamp != self._stamp and settled
-        if not (self._asked.is_set() or news):
-            return
+        """Apply the files that were asked for or have changed; `spec`, what the next worker gets, is kept up."""
+        asked = self._asked.is_set()
         self._asked.clear()
-        self._stamp = stamp
+        for file in self._files:
+            if (file.changed() and self._watch) or asked:
+                self._apply(file, supervisor, spec)
+
+    def _apply(self, file: File, supervisor: Supervisor, spec: dict[str, Any]) -> None:
         try:
-            config = self._read()
+            pipeline = file.load().to_json()
         except EdgeError as error:
-            self._say(f"{self._path} is not used, what ran before goes on: {error.message}", "red")
+            self._say(f"{file.path} is not used, what ran before goes on: {error.message}", "red")
             return
-        pipeline = config.to_json()
+        fields: dict[str, Any] = {} if file.camera is None else {"camera": file.camera}
         try:
-            reply = supervisor.request("change", _TIMEOUT_S, pipeline=pipeline)
+            reply = supervisor.request("change", _TIMEOUT_S, pipeline=pipeline, **fields)
         except WorkerError as error:
-            self._say(f"{self._path} is used when the worker is started again: {error.message}", "yellow")
+            self._say(f"{file.path} is used when the worker is started again: {error.message}", "yellow")
         except EdgeError as error:
-            self._say(f"{self._path} is not used, what ran before goes on: {error.message}", "red")
+            self._say(f"{file.path} is not used, what ran before goes on: {error.message}", "red")
             return
         else:
-            self._tell(reply)
-        spec["pipeline"] = pipeline
+            self._tell(file, reply)
+        parts = [spec] if file.camera is None else [c for c in spec["cameras"] if c["name"] == file.camera]
+        for part in parts:
+            part["pipeline"] = pipeline
         supervisor.update(spec)
 
-    def _tell(self, reply: dict[str, Any]) -> None:
+    def _tell(self, file: File, reply: dict[str, Any]) -> None:
         changed, restart = reply.get("changed", ()), reply.get("restart", ())
         if changed:
-            self._say(f"{self._path}: changed {', '.join(changed)}", "green")
+            self._say(f"{file.path}: changed {', '.join(changed)}", "green")
         for reason in restart:
-            self._say(f"{self._path}: {reason}", "yellow")
+            self._say(f"{file.path}: {reason}", "yellow")
         if not changed and not restart:
-            self._say(f"{self._path}: nothing is different", "dim")
+            self._say(f"{file.path}: nothing is different", "dim")
 
     def _say(self, text: str, style: str) -> None:
         self._output.note(text, style)
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _stamp(path: Path) -> _Stamp:
     """Return what tells one state of a file from another; None while it is missing."""
     try:
         found = path.stat()

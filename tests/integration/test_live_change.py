@@ -387,3 +387,26 @@ def test_watch_needs_a_file(detector: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "edge_sdk", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--watch goes with a pipeline.toml" in done.stderr
+
+
+def test_one_of_two_cameras_is_changed_and_the_other_goes_on(detector: Path, tmp_path: Path) -> None:
+    sink = '[[sink]]\nuri = "live:0"\n'
+    for name in ("left", "right"):
+        (tmp_path / f"{name}.toml").write_text(FILE.format(model=detector, frames=2) + sink)
+    command = Command(tmp_path / "left.toml", str(tmp_path / "right.toml"), "--watch")
+    try:
+        command.wait("left: live view")
+        command.wait("right: live view")
+        (tmp_path / "right.toml").write_text(FILE.format(model=detector, frames=4) + sink)
+        line = command.wait("changed door")
+        assert "right.toml" in line
+        (tmp_path / "left.toml").write_text("nonsense")
+        command.wait("left.toml is not used, what ran before goes on")
+        report = command.end()
+    finally:
+        command.process.kill()
+        command.process.wait()
+    for camera in report["cameras"].values():
+        assert "error" not in camera
+        assert camera["frames"]["processed"] > 0
+    assert not [line for line in command.lines if "changed" in line and "left.toml" in line]
