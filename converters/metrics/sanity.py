@@ -125,14 +125,6 @@ def _name(judge: Judge, class_id: int) -> str:
 def _boxes(judge: Judge, measured: Measured, arrays: Arrays) -> Oddity | None:
     if measured.value >= CLEAR:
         return None
-    found = presence(judge.truths, arrays, judge.class_count)
-    if found >= CLEAR and measured.value < DISPLACED * found:
-        return Oddity(
-            message=f"the source has mAP50 {measured.value:.4f} on the golden set, although it tells which classes an "
-            f"image holds with {found:.4f} average precision: its boxes are wrong",
-            hint="check --resize, --size and --decoder; if they are right, the model's boxes were spoilt, as by "
-            "quantizing them with the scores: convert the float model",
-        )
     one = tuple(replace(t, class_id=np.zeros_like(t.class_id)) for t in judge.truths)
     merged = dict(arrays) | {"class_id": np.zeros_like(arrays["class_id"])}
     without = detection.evaluate(one, merged, 1).map50
@@ -152,6 +144,14 @@ def _boxes(judge: Judge, measured: Measured, arrays: Arrays) -> Oddity | None:
             "not count: its classes are in another order",
             hint="name the model's classes in its own order with --labels FILE",
         )
+    found, base = presence(judge.truths, arrays, judge.class_count)
+    if found - base >= CLEAR * (1 - base) and measured.value < DISPLACED * found:
+        return Oddity(
+            message=f"the source has mAP50 {measured.value:.4f} on the golden set, although it tells which classes an "
+            f"image holds with {found:.4f} average precision: its boxes are wrong",
+            hint="check --resize, --size and --decoder; if they are right, the model's boxes were spoilt, as by "
+            "quantizing them with the scores: convert the float model",
+        )
     if measured.value < 0.01:
         return Oddity(
             message=f"the source has mAP50 {measured.value:.4f} on the golden set: it finds next to nothing",
@@ -160,8 +160,11 @@ def _boxes(judge: Judge, measured: Measured, arrays: Arrays) -> Oddity | None:
     return None
 
 
-def presence(truths: Sequence[detection.Truth], arrays: Arrays, classes: int) -> float:
-    """Return the mean average precision of "which classes does an image hold", by the highest score of each class."""
+def presence(truths: Sequence[detection.Truth], arrays: Arrays, classes: int) -> tuple[float, float]:
+    """Return how well "which classes does an image hold" is told, by the highest score of each class.
+
+    The mean average precision over the classes, and what it is by chance: the mean share of images that hold a class.
+    """
     images = len(truths)
     best = np.zeros((images, classes))
     inside = arrays["class_id"] < classes
@@ -171,8 +174,9 @@ def presence(truths: Sequence[detection.Truth], arrays: Arrays, classes: int) ->
         holds[image, truth.class_id[~truth.ignore]] = True
     known = np.flatnonzero(holds.any(axis=0) & ~holds.all(axis=0))
     if known.size == 0:
-        return 0.0
-    return float(np.mean([at_one(average_precision(best[:, c], holds[:, c]), images) for c in known]))
+        return 0.0, 1.0
+    figures = [at_one(average_precision(best[:, c], holds[:, c]), images) for c in known]
+    return float(np.mean(figures)), float(holds[:, known].mean())
 
 
 def _mask(judge: Judge, measured: Measured) -> Oddity | None:
