@@ -51,8 +51,8 @@ class Source:
     `because` has a line for each thing that was recognised; `outputs` are those the decoder reads. `forms` are files
     of this model, by form (see FORMS), that back-ends can start from; all take the input and give the outputs named
     here unless the form is a framework's own. `reference` is the form that stands for the source in comparisons,
-    `absent` says of other forms why this model has none. `quantized`: its weights are integers already, `precision` is theirs. `labels` are
-    class names that the file itself carries.
+    `absent` says of other forms why this model has none. `quantized`: its weights are integers already, `precision`
+    is theirs. `labels` are class names that the file itself carries.
     """
 
     path: str

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import io
-import os
-import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -20,6 +17,7 @@ import onnx.inliner
 import torch
 from onnx import helper
 
+from converters import user_code
 from converters.frontends import onnx as onnx_frontend
 from converters.frontends import parity, torch_program, torch_weights
 from converters.frontends.base import fix_sizes, one_image
@@ -152,31 +150,12 @@ def _call(factory: str) -> Any:
         UsageError: it cannot be imported, is absent, or cannot be called.
         ConversionError: it fails, or returns no module.
     """
-    module_name, _, attribute = factory.partition(":")
-    here = os.getcwd()  # noqa: PTH109 (sys.path holds text)
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module_name)
-    except BaseException as error:
-        raise UsageError(
-            f"cannot import `{module_name}` of --factory {factory}: {_said(error)}",
-            hint="run from the folder that holds it, or set PYTHONPATH",
-        ) from None
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise UsageError(f"`{module_name}` has no `{attribute}`", hint="--factory package.module:function")
-        found = getattr(found, part)
-    if not callable(found):
-        raise UsageError(
-            f"`{factory}` is a {type(found).__name__}, expected a function or class that builds the network",
-            hint="--factory package.module:function",
-        )
+    found = user_code.load(factory, "--factory")
     try:
         built = found()
     except BaseException as error:
         raise ConversionError(
-            f"the factory `{factory}` failed: {_said(error)}", hint="it is called without arguments"
+            f"the factory `{factory}` failed: {user_code.said(error)}", hint="it is called without arguments"
         ) from None
     if not isinstance(built, torch.nn.Module):
         raise ConversionError(
@@ -184,11 +163,6 @@ def _call(factory: str) -> Any:
             hint="return the network itself, not its weights or a trainer",
         )
     return built
-
-
-def _said(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def _example(module: Any, options: Mapping[str, Any]) -> tuple[Any, str]:
@@ -234,7 +208,7 @@ class _Traced:
                 self.module(self.value)
         except Exception as error:
             raise ConversionError(
-                f"`{self.label}` fails on an input {list(self.value.shape)}: {_said(error)}",
+                f"`{self.label}` fails on an input {list(self.value.shape)}: {user_code.said(error)}",
                 hint="check --size, --layout and --color gray",
             ) from None
         try:
@@ -242,7 +216,7 @@ class _Traced:
                 warnings.simplefilter("ignore")
                 return torch.export.export(self.module, (self.value,)), {}
         except Exception as error:
-            return None, {"torch": f"torch.export cannot follow the code: {_said(error)}"}
+            return None, {"torch": f"torch.export cannot follow the code: {user_code.said(error)}"}
 
     def onnx(self, program: Any, opset: int | None) -> Any:
         """Return the ONNX model of the program; without one, or below opset 18, of a trace.
@@ -272,7 +246,7 @@ class _Traced:
                     model = onnx.load_from_string(out.getvalue())
         except Exception as error:
             raise ConversionError(
-                f"`{self.label}` cannot be exported to ONNX opset {wanted}: {_said(error)}",
+                f"`{self.label}` cannot be exported to ONNX opset {wanted}: {user_code.said(error)}",
                 hint="try --opset 17 (tracing) or --opset 18; -v shows what the exporter said",
             ) from None
         onnx_frontend.check_opset(model, opset)

@@ -14,7 +14,9 @@ import torch
 from edge_sdk.errors import ConversionError
 
 _EXPRESSION = re.compile(
-    r"[-+*/() 0-9]|(?<![\w.])(?:[su]\d+|Max|Min|Mod|FloorDiv|CeilDiv|PythonMod|CleanDiv)(?![\w.])|, "
+    r"(?<![\w.])(?:[a-z]+\d+|Symbol|Integer|Rational|Add|Mul|Pow|Max|Min|Mod|FloorDiv|CeilDiv|PythonMod|CleanDiv"
+    r"|ModularIndexing|True|False|positive|negative|nonnegative|integer|real)(?![\w.])"
+    r"|[-+*/()<>=', 0-9]"
 )
 """What a size may be made of. torch gives the text to sympy, which evaluates it."""
 _TARGET = re.compile(
