@@ -308,7 +308,7 @@ class Command:
     """`edge run` on a file, and what it says on stderr."""
 
     def __init__(self, path: Path, *flags: str) -> None:
-        words = [sys.executable, "-m", "edge_sdk", "run", str(path), "--json", *flags]
+        words = [sys.executable, "-m", "edge_sdk", "run", str(path), *flags, "--json"]
         self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.lines: list[str] = []
         self._changed = threading.Condition()
