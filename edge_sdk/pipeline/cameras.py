@@ -108,7 +108,7 @@ class Cameras:
         self.wait()
 
     def __enter__(self) -> Cameras:
-        return self.start()
+        return self if self._threads else self.start()
 
     def __exit__(self, *_: object) -> None:
         self.close()

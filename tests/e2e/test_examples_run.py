@@ -108,3 +108,23 @@ def test_segmentation_overlay_tints_the_road_of_a_real_drive(real_artifact, test
     height, width = difference.shape
     assert np.median(difference[int(0.8 * height) :, width // 4 : 3 * width // 4]) > 20
     assert np.median(difference[height // 5 : height // 3]) < 20
+
+
+def test_two_cameras_share_a_model_and_one_that_fails_leaves_the_other_alone(
+    real_artifact, coco_labels, testdata, tmp_path
+):
+    size = {"mode": "letterbox", "align": "topleft", "pad": 114}
+    model = real_artifact("yolox_nano_416.onnx", "yolox", labels=coco_labels, color="bgr", resize=size)
+    videos = testdata / "videos"
+    out = run(EXAMPLES / "two_cameras.py", model, videos / "bottle-detection.mp4", videos / "car-detection.mp4",
+              "--frames", "12", "--out", tmp_path / "r").splitlines()  # fmt: skip
+    assert out[0].startswith("first: 12 frames, ")
+    assert "bottle in " in out[0]
+    assert out[1].startswith("second: 12 frames, ")
+    assert out[2] == "one model for both"
+    for name in ("first", "second"):
+        assert len((tmp_path / "r" / f"{name}.jsonl").read_text().splitlines()) == 12
+    out = run(EXAMPLES / "two_cameras.py", model, tmp_path / "none.mp4", videos / "bottle-detection.mp4",
+              "--frames", "5", "--out", tmp_path / "r").splitlines()  # fmt: skip
+    assert out[0].startswith("first: no such file: ")
+    assert out[1].startswith("second: 5 frames, ")
