@@ -41,7 +41,9 @@ def test_the_assignment_costs_as_little_as_scipys(n: int, m: int, seed: int, who
     cost = rng.integers(-3, 4, (n, m)).astype(float) if whole else rng.normal(size=(n, m))
     rows, columns = solve(cost)
     r, c = optimize.linear_sum_assignment(cost)
-    assert rows.tolist() == r.tolist()
+    # Equal costs leave a choice of rows where there are more of them than columns: what must agree is the sum.
+    assert rows.tolist() == sorted(set(rows.tolist()))
+    assert len(rows) == len(r)
     assert len(set(columns.tolist())) == len(columns)
     assert cost[rows, columns].sum() == pytest.approx(cost[r, c].sum())
 
