@@ -201,8 +201,8 @@ class _Run:
         measured = found.measure_source(self.workers["main"])
         self.say(f"  source: {measured.name} {measured.value:.4f} on {measured.n} images")
         assert found.judge is not None
-        checks.source(found.judge, measured, job, self.say)
         beside = checks.beside_reference(job, self.workers["main"], self.say)
+        checks.source(found.judge, measured, job, self.say)
         sure = checks.ranges(job, self.workers["main"], self.say) if _quantizes(allowed) else {}
         wanted = candidates.unique(allowed)
         outcomes = found.run(wanted if job.base is None else base.layers_of(job.base, wanted))

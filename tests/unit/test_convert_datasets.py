@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from converters import datasets, images
+from converters.masks import read_mask
 from edge_sdk.errors import CalibrationError, UsageError
 
 
@@ -176,3 +177,121 @@ def test_the_real_data_sets_are_read(testdata, name, kind, count):
     found = datasets.load(testdata / "datasets" / name)
 
     assert (found.kind, len(found)) == (kind, count)
+
+
+def mask(path: Path, ids: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), ids.astype(np.uint8))
+    return path
+
+
+def palette_png(path: Path, ids: np.ndarray, bits: int = 8) -> Path:
+    """A PNG of palette indices, as Pascal VOC's masks are; the palette is bright where the index is small."""
+    import struct
+    import zlib
+
+    rows = ids.astype(np.uint8)
+    if bits < 8:
+        per_byte = 8 // bits
+        shifts = np.arange(per_byte)[::-1] * bits
+        rows = (rows.reshape(rows.shape[0], -1, per_byte) << shifts).sum(axis=2).astype(np.uint8)
+    raw = b"".join(b"\0" + row.tobytes() for row in rows)
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = struct.pack(">IIBBBBB", ids.shape[1], ids.shape[0], bits, 3, 0, 0, 0)
+    colours = bytes(v for i in range(2**bits) for v in (255 - i % 256, 10, 10))
+    parts = [chunk(b"IHDR", head), chunk(b"PLTE", colours), chunk(b"IDAT", zlib.compress(raw)), chunk(b"IEND", b"")]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    return path
+
+
+def test_masks_stand_beside_their_images(tmp_path):
+    picture(tmp_path / "images/a.png")
+    mask(tmp_path / "masks/a.png", np.zeros((4, 4)))
+
+    found = datasets.load(tmp_path)
+
+    assert (found.kind, found.task, found.samples[0].mask) == ("masks", "segmentation", tmp_path / "masks/a.png")
+
+
+def test_an_image_without_a_mask_is_named_unless_other_labels_stand_beside_it(tmp_path):
+    for name in "ab":
+        picture(tmp_path / f"images/{name}.png")
+    mask(tmp_path / "masks/a.png", np.zeros((4, 4)))
+
+    with pytest.raises(CalibrationError, match="has no mask for 1 of the 2 images, such as b.png"):
+        datasets.load(tmp_path)
+
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/a.txt").write_text("0 .5 .5 .2 .2\n")
+    found = datasets.load(tmp_path)
+    assert (found.task, found.serves("segmentation")) == ("detection", True)
+    assert [s.image.name for s in found.for_task("segmentation").samples] == ["a.png"]
+    assert len(found.for_task("detection")) == 2
+
+
+@pytest.mark.parametrize("bits", [8, 4, 1])
+def test_the_indices_of_a_palette_are_the_class_ids(tmp_path, bits):
+    ids = np.random.default_rng(0).integers(0, 2**bits, (16, 16))
+
+    assert read_mask(palette_png(tmp_path / "m.png", ids, bits), 16).tolist() == ids.tolist()
+
+
+def test_gray_masks_are_class_ids_and_coloured_or_broken_ones_are_refused(tmp_path):
+    ids = np.random.default_rng(0).integers(0, 255, (16, 16))
+    assert read_mask(mask(tmp_path / "gray.png", ids), 16).tolist() == ids.tolist()
+    with pytest.raises(CalibrationError, match="has colours, expected one channel of 8-bit class ids"):
+        read_mask(picture(tmp_path / "colour.png"), 16)
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 30)
+    with pytest.raises(CalibrationError, match="cannot read the mask"):
+        read_mask(tmp_path / "broken.png", 16)
+
+
+def test_columns_of_numbers_are_values_to_be_regressed(tmp_path):
+    picture(tmp_path / "a.png")
+    (tmp_path / "labels.csv").write_text("file,yaw,pitch\na.png,-12.5,3\n")
+
+    found = datasets.load(tmp_path)
+
+    assert (found.kind, found.task, found.names) == ("values", "regression", ("yaw", "pitch"))
+    assert found.samples[0].values == (-12.5, 3.0)
+
+
+def test_a_value_that_is_no_number_is_named_with_its_line(tmp_path):
+    picture(tmp_path / "a.png")
+    (tmp_path / "labels.csv").write_text("file,yaw\na.png,1\na.png,nan\n")
+
+    with pytest.raises(CalibrationError, match="line 3: yaw `nan` is not a number"):
+        datasets.load(tmp_path)
+
+
+def coco_poses(tmp_path: Path, keypoints: list[float]) -> Path:
+    picture(tmp_path / "images/a.png")
+    person = {"id": 7, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "area": 50, "keypoints": keypoints}
+    document = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "categories": [{"id": 1, "name": "person", "keypoints": ["nose", "tail"]}],
+        "annotations": [person],
+    }
+    (tmp_path / "poses.json").write_text(json.dumps(document))
+    return tmp_path
+
+
+def test_coco_keypoints_are_poses_with_the_names_of_their_points(tmp_path):
+    found = datasets.load(coco_poses(tmp_path, [1, 2, 2, 3, 4, 0]))
+
+    assert found.serves("keypoints")
+    assert found.serves("detection")
+    assert found.points == ("nose", "tail")
+    assert found.samples[0].poses[0].points == ((1.0, 2.0, 2.0), (3.0, 4.0, 0.0))
+
+
+def test_a_wrong_annotation_is_named_by_its_number_and_id(tmp_path):
+    with pytest.raises(CalibrationError) as caught:
+        datasets.load(coco_poses(tmp_path, [1, 2, 2, 3]))
+
+    assert "annotation 0 (id 7): ValueError 4 keypoint numbers are not (x, y, v) triples" in caught.value.message
+    assert "keypoints [x, y, v, …]" in caught.value.hint
