@@ -75,6 +75,7 @@ def read(path: Path) -> Any:
 def save(model: Any, path: Path) -> None:
     """Write the model with one signature that names its tensors, and without metadata, which differs from tool to tool
     and day to day."""
+    _forget_unused(model)
     graph = model.subgraphs[0]
     signature = schema.SignatureDefT()
     signature.signatureKey = SIGNATURE.encode()
@@ -85,7 +86,6 @@ def save(model: Any, path: Path) -> None:
     model.metadata = []
     model.metadataBuffer = []
     model.description = b"edge-sdk"
-    _forget_unused(model)
     path.write_bytes(bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
 
 
@@ -97,7 +97,23 @@ def _named(graph: Any, index: int) -> Any:
 
 
 def _forget_unused(model: Any) -> None:
-    used = {t.buffer for g in model.subgraphs for t in g.tensors}
+    """Drop tensors that nothing reads or makes, and empty the buffers of none."""
+    graph = model.subgraphs[0]
+    ends = [int(i) for i in [*graph.inputs, *graph.outputs]]
+    inner = [op.intermediates for op in graph.operators if op.intermediates is not None]
+    listed = [op.inputs for op in graph.operators] + [op.outputs for op in graph.operators] + inner
+    read = {int(i) for row in listed for i in row if int(i) >= 0} | set(ends)
+    kept = [k for k in range(len(graph.tensors)) if k in read]
+    place = {old: new for new, old in enumerate(kept)} | {-1: -1}
+    graph.tensors = [graph.tensors[k] for k in kept]
+    graph.inputs = [place[int(i)] for i in graph.inputs]
+    graph.outputs = [place[int(i)] for i in graph.outputs]
+    for op in graph.operators:
+        op.inputs = [place[int(i)] for i in op.inputs]
+        op.outputs = [place[int(i)] for i in op.outputs]
+        if op.intermediates is not None:
+            op.intermediates = [place[int(i)] for i in op.intermediates]
+    used = {t.buffer for t in graph.tensors}
     for index, buffer in enumerate(model.buffers):
         if index not in used:
             buffer.data = None

@@ -57,6 +57,7 @@ def registry() -> Registry:
                     "only_on": _DYNAMIC_ONLY_ON,
                     "chooses_io": _LITERT_IO,
                     "tools": ("ai-edge-litert", "ai-edge-quantizer"),
+                    "sensitivity": "converters.backends.litert:sensitivity",
                 },
             ),
             "tensorflow": Plugin(
@@ -69,6 +70,7 @@ def registry() -> Registry:
                     "methods": _LITERT_METHODS | {"dynamic": ("",)},
                     "chooses_io": _LITERT_IO,
                     "tools": ("tensorflow", "ai-edge-litert"),
+                    "sensitivity": "converters.backends.tensorflow:sensitivity",
                 },
             ),
         },

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from converters import tflite_graph as g
 from converters import tflite_input
 from converters.backends import litert_calibration as calibration
-from converters.backends.base import BuildRequest, Built
+from converters.backends import tflite_layers
+from converters.backends.base import BuildRequest, Built, LayerError, calibration_tensors
 from edge_sdk.errors import BackendError, ConversionError
 from edge_sdk.schemas.manifest import InputSpec
 
 STATIC = {"int8": 8, "int16x8": 16}
+MEAN_IMAGES = 64
+"""How many images the means of the bias correction are taken over."""
 LEGACY_ELEMENTS = 1024
 """Weights a layer needs to be quantized in the `legacy` method: tflite-runtime 2.14 answers wrongly with smaller ones
 in 8 bits beside float activations."""
@@ -118,6 +123,9 @@ def _static(request: BuildRequest, model: Any, spec: InputSpec) -> tuple[Any, st
     float_in = not _integers_in(request, bits)
     ops = [*(g.last(model, request.float_last) if float_out else ()), *g.head(model, request.float_first)]
     layers = tuple(dict.fromkeys([*(g.scope(model, op) for op in ops), *request.float_layers]))
+    per_channel = request.scheme.per_channel
+    images = itertools.islice(calibration_tensors(request, spec), MEAN_IMAGES)
+    count = tflite_layers.correct_biases(model, images, request.out, leave=set(layers), per_channel=per_channel)
     ranges = calibration.ranges(model, request, spec, request.out)
     if request.base is not None:
         ranges, kept = calibration.keep_base(ranges, request.base)
@@ -128,9 +136,35 @@ def _static(request: BuildRequest, model: Any, spec: InputSpec) -> tuple[Any, st
     quantized = _run(model, recipe, ranges, request.out)
     step = (
         f"ai-edge-quantizer static_wi8_ai{bits}: {'per channel' if request.scheme.per_channel else 'per tensor'}, "
-        f"min-max over {len(request.images)} images, {len(layers)} operations float"
+        f"min-max over {len(request.images)} images, {len(layers)} operations float, {count} biases corrected"
     )
     return quantized, step + (f", {kept} ranges of the base kept" if request.base is not None else "")
+
+
+def sensitivity(request: BuildRequest, images: int) -> list[LayerError]:
+    """Return the error of each layer that int8 would quantize, worst first, on the first `images` images.
+
+    Raises:
+        ConversionError: the model does not run.
+    """
+    model = g.load(request.model)
+    g.forget_ranges(model)
+    g.unpack_halves(model)
+    return ranked(request, model, tflite_input.spec_of(model, request.input), images)
+
+
+def ranked(request: BuildRequest, model: Any, spec: InputSpec, images: int) -> list[LayerError]:
+    """Return the layers of a float graph by their errors (see `sensitivity`)."""
+    request.out.mkdir(parents=True, exist_ok=True)
+    few = replace(request, images=request.images[:images])
+    return tflite_layers.sensitivity(
+        model,
+        calibration.ranges(model, few, spec, request.out),
+        calibration_tensors(few, spec),
+        request.out,
+        leave={g.scope(model, op) for op in g.last(model, 0)},
+        per_channel=request.scheme.per_channel,
+    )
 
 
 def _integers_in(request: BuildRequest, bits: int) -> bool:

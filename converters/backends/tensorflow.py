@@ -1,4 +1,4 @@
-"""LiteRT from SavedModels, which Keras files become, by TensorFlow's converter: float, fp16 and dynamic weights, int8, 16x8."""
+"""LiteRT by TensorFlow's converter from SavedModels, which Keras files become too: float, fp16, dynamic, int8, 16x8."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from converters import tflite_graph as g
 from converters import tflite_input
-from converters.backends import match
-from converters.backends.base import BuildRequest, Built, calibration_tensors
+from converters.backends import litert, match
+from converters.backends.base import BuildRequest, Built, LayerError, calibration_tensors
 from converters.tf_models import Frozen, frozen
 from edge_sdk.errors import BackendError, ConversionError
 from edge_sdk.schemas.manifest import InputSpec
@@ -50,6 +50,18 @@ def build(request: BuildRequest) -> Built:
     out = request.out / "model.tflite"
     g.save(model, out)
     return Built(files=(out,), input=spec, steps=(step, *folded), outputs=names)
+
+
+def sensitivity(request: BuildRequest, images: int) -> list[LayerError]:
+    """Return the error of each layer that int8 would quantize, worst first, on the first `images` images.
+
+    Raises:
+        ConversionError: the model cannot be loaded or does not run.
+    """
+    request.out.mkdir(parents=True, exist_ok=True)
+    source = frozen(request.model, request.input.shape, request.input.dtype)
+    model = _loaded(request, _convert(source, lambda _: None))
+    return litert.ranked(request, model, tflite_input.spec_of(model, request.input), images)
 
 
 def _outputs(
