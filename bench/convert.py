@@ -1,115 +1,94 @@
-"""What `edge convert` makes of the real models, against the same tools used directly: speed, accuracy, size, coverage.
+"""`edge convert` of every model of the test material for three profiles: converted, or refused with a stated reason.
 
-`python -m bench.convert` writes bench/results/convert.json; it takes some minutes and needs `EDGE_TESTDATA`.
+Each conversion is a process of its own; what ends neither with an artifact nor with one of the errors of
+docs/reference/errors.md counts as a crash.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.run import RESULTS, machine
+from bench.convert_cases import CASES, PROFILES, check_complete, words
+from bench.run import RESULTS, machine, table
 
-PROFILES = ("x86-64-avx2", "raspberry-pi-5", "intel-nuc-vnni")
-_TESTDATA = Path(os.environ.get("EDGE_TESTDATA", Path(__file__).resolve().parents[2] / "shared" / "testdata"))
-_CLASSES = ["--color", "rgb", "--resize", "stretch", "--mean", "127.5", "--std", "127.5"]
-CASES: Mapping[str, Sequence[str]] = {
-    "yolox_nano_416.onnx": (),
-    "nanodet_m_320.onnx": (),
-    "fastestdet_352.onnx": (),
-    "ultraface_rfb_320.onnx": ("images",),
-    "yunet_n_320.onnx": ("images",),
-    "deeplabv3_float_257.onnx": ("images", *_CLASSES),
-    "headpose_fsanet_1x1.onnx": ("images",),
-}
-"""Model -> further flags; `images` first: judge by agreement on unlabelled images."""
+LIMIT_S = 1800
 
 
-def convert(model: str, extra: Sequence[str], out: Path) -> dict[str, Any]:
-    """Convert one model for every profile in one run and return its figures, or the error it was refused with."""
-    data = _TESTDATA / "datasets"
-    flags = list(extra)
-    golden = data / "coco128_train2017"
-    if flags[:1] == ["images"]:
-        golden = data / "coco128_train2017" / "images"
-        flags = flags[1:]
-    words = [
-        sys.executable,
-        "-m",
-        "edge_sdk",
-        "convert",
-        str(_TESTDATA / "models" / model),
-        "--json",
-        "--out",
-        str(out),
-    ]
-    words += ["--calibration", str(data / "imagenet_calib160"), "--golden", str(golden), *flags]
-    words += [word for profile in PROFILES for word in ("--profile", profile)]
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.run convert")
+    parser.add_argument("--model", action="append", choices=sorted(CASES), help="only this one; may be repeated")
+    parser.add_argument("--budget-s", type=float, default=120.0, help="of each conversion (default: 120)")
+    args = parser.parse_args(arguments)
+    check_complete()
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="edge-bench-") as folder:
+        for model in args.model or CASES:
+            rows += _rows(model, Path(folder), args.budget_s)
+            sys.stderr.write(f"{model}: {rows[-1]}\n")
+    ended = [row["ended"] for row in rows]
+    counts = {word: ended.count(word) for word in sorted(set(ended))}
+    summary = ", ".join(f"{n} {word}" for word, n in counts.items())
+    result = {
+        "about": f"{len(CASES)} models for {len(PROFILES)} profiles: {summary}",
+        "command": "python -m bench.run convert",
+        "machine": machine(),
+        "counts": counts,
+        "rows": rows,
+    }
+    if args.model is None:
+        (RESULTS / "convert.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(f"convert\n{table(result)}")
+
+
+def _rows(model: str, folder: Path, budget_s: float) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "edge_sdk", "convert", *words(model), "--json", "--budget-s", str(budget_s)]
+    command += ["--out", str(folder), "--no-cache", *(w for p in PROFILES for w in ("--profile", p))]
     start = time.monotonic()
-    done = subprocess.run(words, capture_output=True, text=True, timeout=1800, check=False)
-    row: dict[str, Any] = {"exit": done.returncode, "seconds": round(time.monotonic() - start, 1)}
-    if not done.stdout:
-        return row | {"crashed": done.stderr[-500:]}
-    answer = json.loads(done.stdout)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    seconds = round(time.monotonic() - start)
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        return [_row(model, p, "crashed", done.stderr[-300:], seconds) for p in PROFILES]
     if "error" in answer:
-        return row | {"refused": answer["error"]["kind"], "message": answer["error"]["message"]}
-    return row | {"profiles": {a["profile"]: _figures(a) for a in answer["artifacts"]}}
+        error = answer["error"]
+        ended = "crashed" if error["exit"] == 1 else f"refused: {error['kind']}"
+        return [_row(model, p, ended, error["message"].splitlines()[0], seconds) for p in PROFILES]
+    made = {a["profile"]: a for a in answer["artifacts"]}
+    return [_converted(model, p, made[p], seconds) for p in PROFILES]
 
 
-def _figures(artifact: Mapping[str, Any]) -> dict[str, Any]:
+def _row(model: str, profile: str, ended: str, chosen: str, seconds: int) -> dict[str, Any]:
+    return {
+        "model": model, "profile": profile, "ended": ended, "chosen or why not": chosen, "metric": None,
+        "source": None, "drop": None, "int8 / fp32 bytes": None, "seconds": seconds,
+    }  # fmt: skip
+
+
+def _converted(model: str, profile: str, artifact: Mapping[str, Any], seconds: int) -> dict[str, Any]:
     chosen = artifact["chosen"]
     metric = chosen["metric"]
-    rows = {}
-    for c in artifact["candidates"]:
-        name = " ".join(filter(None, (c["runtime"], c["precision"], c.get("variant"))))
-        latency = c.get("latency_ms")
-        rows[name] = {
-            "status": c["status"],
-            "drop": c["metric"]["drop"] if c.get("metric") else None,
-            "p50_ms": latency["p50"] if latency else None,
-            "ratio": round(latency["p50"] / chosen["latency_ms"]["p50"], 3) if latency else None,
-            "size_bytes": c.get("size_bytes"),
-        }
-    return {
-        "chosen": f"{chosen['runtime']} {chosen['precision']}",
-        "figures": chosen["latency_ms"]["kind"],
-        "metric": {k: metric[k] for k in ("name", "source", "value", "drop", "n")},
-        "candidates": rows,
+    sizes: dict[str, int] = {}
+    for candidate in artifact["candidates"]:
+        if candidate.get("size_bytes"):
+            sizes.setdefault(f"{candidate['runtime']} {candidate['precision']}", candidate["size_bytes"])
+    shares = [
+        sizes[f"{runtime} int8"] / sizes[f"{runtime} fp32"]
+        for runtime in ("onnxruntime", "openvino", "litert")
+        if {f"{runtime} int8", f"{runtime} fp32"} <= set(sizes)
+    ]
+    name = " ".join(filter(None, (chosen["runtime"], chosen["precision"], chosen.get("variant"))))
+    return _row(model, profile, "converted", name, seconds) | {
+        "metric": metric["name"],
+        "source": round(metric["source"], 4),
+        "drop": round(metric["drop"], 4),
+        "int8 / fp32 bytes": round(min(shares), 3) if shares else None,
     }
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.convert", description=__doc__)
-    parser.add_argument("--model", action="append", choices=sorted(CASES), help="only this one; may be repeated")
-    chosen = parser.parse_args(words).model or list(CASES)
-    if not (_TESTDATA / "manifest.json").is_file():
-        raise SystemExit(f"no test material at {_TESTDATA}: set EDGE_TESTDATA")
-    models = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for model in chosen:
-            models[model] = convert(model, CASES[model], Path(folder))
-            sys.stderr.write(f"{model}: {json.dumps(models[model])[:200]}\n")
-            _write(models)
-    return 0
-
-
-def _write(models: Mapping[str, Any]) -> None:
-    result = {
-        "about": "edge convert of the ONNX models of the test material, CPU ms of one inference, interleaved",
-        "command": "python -m bench.convert",
-        "machine": machine(),
-        "models": models,
-    }
-    (RESULTS / "convert.json").write_text(json.dumps(result, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
