@@ -97,10 +97,10 @@ def fold_float(model: Any, spec: InputSpec, io_dtypes: Sequence[str]) -> tuple[I
 
 
 def fold_integer(model: Any, spec: InputSpec, io_dtypes: Sequence[str]) -> tuple[InputSpec, list[str]]:
-    """Turn the input of a quantized graph to uint8 pixels where one step of it is one pixel level, else state it.
+    """Return the input of a quantized graph: int8 where the device takes it, else uint8, else as the graph has it.
 
-    It is where all channels have one mean and one std; others are applied by the device with a table, on the way from
-    pixels to the integers of the input.
+    Where all channels have one mean and one std, a step of the input is a pixel level, so int8 is the pixels minus 128
+    and uint8 the pixels. Other means and stds are applied by the device, with a table from pixels to integers.
     """
     graph = model.subgraphs[0]
     old = int(graph.inputs[0])
@@ -108,18 +108,20 @@ def fold_integer(model: Any, spec: InputSpec, io_dtypes: Sequence[str]) -> tuple
     kind = g.DTYPES[tensor.type]
     if kind == "float32":
         return fold_float(model, spec, io_dtypes)
-    q = tensor.quantization
-    scale, zero = float(q.scale[0]), int(q.zeroPoint[0])
+    scale, zero = float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
     mean, std = _broad(spec)
     even = len(set(mean)) == 1 and len(set(std)) == 1
-    same = even and abs(scale * std[0] - 1) <= SAME_SCALE and abs(mean[0] - (zero + 128)) <= 0.5
-    takes = not io_dtypes or "uint8" in io_dtypes
-    if kind == "int8" and same and takes and spec.layout == "NHWC":
+    same = kind == "int8" and even and abs(scale * std[0] - 1) <= SAME_SCALE and abs(mean[0] - (zero + 128)) <= 0.5
+    if same and "int8" not in (io_dtypes or ("int8",)) and "uint8" in io_dtypes and spec.layout == "NHWC":
+        # One more operation in the engine, which costs more than the device's table.
         tensor.name = f"{g.PREFIX}{spec.name}".encode()
         image = g.add_tensor(model, spec.name, spec.shape, g.KIND.UINT8, scale=scale, zero=zero + 128)
         op = g.make_op(model, g.OP.QUANTIZE, [image], [old], _options("QuantizeOptions"))
         graph.inputs, graph.operators = [image], [op, *graph.operators]
         return pixels(spec), ["uint8 NHWC input: mean and std are its scale and zero"]
+    if same:
+        plain = replace(spec, dtype=kind, mean=(0.0,), std=(1.0,), scale=None, zero=None)
+        return plain, ["int8 input: the pixels minus 128, mean and std are its scale and zero"]
     return replace(spec, dtype=kind, scale=scale, zero=zero), [f"{kind} input, mean and std applied on the device"]
 
 
