@@ -18,7 +18,7 @@ def registry() -> Registry:
     that answer rightly with it (absent: all); `chooses_io`, precisions whose inputs and outputs depend on the dtypes
     that the profile takes; `tools`, distributions whose versions are evidence; `on_request`: tried only when a recipe
     names the back-end; `sensitivity`: a function `(request, images) -> list[LayerError]` that says which layers int8
-    hurts.
+    hurts; `last_resort`, precision -> the method, minutes long, that is tried when the guard refuses all others.
     """
     return Registry(
         "backend",
@@ -41,8 +41,10 @@ def registry() -> Registry:
                 extra="convert",
                 capabilities={
                     "runtime": "openvino",
-                    "reads": ("onnx",),
+                    "reads": ("openvino", "onnx", "tflite"),
                     "methods": {"fp32": ("",), "fp16": ("",), "int8": ("",)},
+                    "last_resort": {"int8": "accuracy"},
+                    "sensitivity": "converters.backends.openvino:sensitivity",
                     "tools": ("onnx", "openvino", "nncf"),
                 },
             ),

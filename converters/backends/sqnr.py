@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,3 +53,20 @@ def asymmetric(low: float, high: float) -> tuple[np.float32, np.uint8]:
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max(high - low, _TINY) / 255
     return np.float32(scale), np.uint8(np.clip(np.round(-low / scale), 0, 255))
+
+
+def agreement(after: Sequence[NDArray[Any]], before: Sequence[NDArray[Any]]) -> float:
+    """Return how far the outputs of two models agree on one image: 1 - noise / signal, at least 0, mean over channels.
+
+    The channels of an output are its shortest axis after the first (boxes and scores that share an output each count);
+    an output of (1, n) is one channel.
+    """
+    values = []
+    for now, then in zip(after, before, strict=True):
+        axis = 1 + int(np.argmin(then.shape[1:])) if then.ndim > 2 else 0
+        a, b = (np.moveaxis(v.astype(np.float64), axis, 0).reshape(v.shape[axis], -1) for v in (now, then))
+        signal, noise = b.var(axis=1), ((a - b) ** 2).mean(axis=1)
+        alive = signal > _TINY
+        ratio = np.nan_to_num(noise[alive] / signal[alive], nan=1.0, posinf=1.0)
+        values.append(float(1 - np.minimum(ratio, 1.0).mean()) if alive.any() else 1.0)
+    return float(np.mean(values)) if values else 1.0
