@@ -207,4 +207,5 @@ class Runner:
             "max_bytes": self._telemetry.max_mb * 1024 * 1024,
         }
         pipeline = self._pipeline.with_model(self._slots.artifact(digest)).to_json()
-        return {"pipeline": pipeline, "telemetry": telemetry, "frames": None, "retry_source": True}
+        spec = {"pipeline": pipeline, "telemetry": telemetry, "frames": None, "retry_source": True}
+        return spec if "serve" not in pipeline else spec | {"serve": pipeline["serve"]}

@@ -36,6 +36,8 @@ def check(pipeline: Mapping[str, Any]) -> dict[str, Any]:
     source = source_table.create(config.source.uri, config.source.options)
     for sink in config.sinks:
         sink_table.create(sink.uri, sink.params)
+    if config.serve is not None:
+        config.serve.with_file_tokens()
     first = config.model_stage
     stages: list[dict[str, Any]] = []
     if first.model == SLOT:

@@ -47,10 +47,10 @@ class Rules:
 
 
 class Controller:
-    """An observer that sees how dark it is, and a thread that looks at clock and machine once a period.
+    """Looks at clock and machine once a period, in a thread; an observer where it matters how dark the picture is.
 
-    The thread runs only while there are overrides or limits. A change that cannot be applied is logged once and said
-    in `describe`; what ran goes on.
+    The thread runs only while there are overrides or limits, and ends with the run. A change that cannot be applied is
+    logged once and said in `describe`; what ran goes on.
 
     Args:
         run: its rate is lowered only where frames may be dropped.
@@ -73,7 +73,7 @@ class Controller:
         self._noted_s = rules.monotonic()
         self._problem: str | None = None
         self._wake = threading.Event()
-        self._stopping = False
+        self._stopping = self._observing = False
         self._thread: threading.Thread | None = None
         self._announce((), self._active)
         self._limit_rate()
@@ -146,8 +146,6 @@ class Controller:
 
     def on_result(self, item: FrameResult) -> None:
         """Look at the luminance of a frame, twice a second of its own time, while an override asks for it."""
-        if not any(o.when.dark is not None for o in self._rules.overrides):
-            return
         t_s = item.frame.t_s
         if self._sampled_s is not None and 0 <= t_s - self._sampled_s < _SAMPLE_S:
             return
@@ -208,13 +206,16 @@ class Controller:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        if self._rules and self._thread is None and not self._stopping:
+        if not self._observing and any(o.when.dark is not None for o in self._rules.overrides):
+            # Only then: handing each result to observers costs as much as the postprocessing of a small model.
+            self._observing = True
             self._run.observe(self)
+        if self._rules and self._thread is None and not self._stopping:
             self._thread = threading.Thread(target=self._watch, name="control", daemon=True)
             self._thread.start()
 
     def _watch(self) -> None:
-        while not self._wake.wait(self._rules.period_s):
+        while not self._wake.wait(self._rules.period_s) and not self._run.finished.is_set():
             try:
                 self.tick()
             except Exception:

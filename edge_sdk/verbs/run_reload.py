@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -68,13 +69,21 @@ class Reloader:
         self._files, self._output, self._watch = files, output, watch
         self._asked = threading.Event()
         self._handler: Any = None
+        self._terminal = os.isatty(2)
 
     def __enter__(self) -> Reloader:
-        self._handler = signal.signal(signal.SIGHUP, lambda *_: self._asked.set())
+        self._handler = signal.signal(signal.SIGHUP, self._hang_up)
         return self
 
     def __exit__(self, *_: object) -> None:
         signal.signal(signal.SIGHUP, self._handler)
+
+    def _hang_up(self, *_: object) -> None:
+        """Note the wish; when the terminal went away the signal has its old meaning, and the run ends."""
+        if self._terminal and not os.isatty(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self._asked.set()
 
     def look(self, supervisor: Supervisor, spec: dict[str, Any]) -> None:
         """Apply the files that were asked for or have changed; `spec`, what the next worker gets, is kept up."""

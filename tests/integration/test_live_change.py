@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -410,3 +411,24 @@ def test_one_of_two_cameras_is_changed_and_the_other_goes_on(detector: Path, tmp
         assert "error" not in camera
         assert camera["frames"]["processed"] > 0
     assert not [line for line in command.lines if "changed" in line and "left.toml" in line]
+
+
+def test_a_terminal_that_goes_away_ends_the_run(detector: Path, tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text(FILE.format(model=detector, frames=2) + f'[[sink]]\nuri = "{tmp_path}/out.jsonl"\n')
+    ours, theirs = os.openpty()
+    words = [sys.executable, "-m", "edge_sdk", "run", str(path)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    try:
+        waiting = threading.Event()
+        while not (tmp_path / "out.jsonl").exists() or not (tmp_path / "out.jsonl").stat().st_size:
+            assert process.poll() is None
+            waiting.wait(0.05)
+        os.close(ours)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(WAIT_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert all(json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines())
