@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ from edge_sdk.sources.uri import Options, answers, explain_silence, file_path, h
 
 logger = logging.getLogger(__name__)
 _ENVIRONMENT = threading.Lock()
+_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 
 
 class _Capture:
@@ -216,11 +218,9 @@ class Stream(_Capture):
             *(cv2.CAP_PROP_N_THREADS, 1),
         ]
         try:
-            with _ENVIRONMENT:
-                if urlsplit(self._address).scheme.startswith("rtsp"):
-                    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", f"rtsp_transport;{self._transport}")
-                capture = cv2.VideoCapture()
-            capture.open(self._address, cv2.CAP_FFMPEG, parameters)
+            capture = cv2.VideoCapture()
+            with _udp(self._transport == "udp" and urlsplit(self._address).scheme.startswith("rtsp")):
+                capture.open(self._address, cv2.CAP_FFMPEG, parameters)
         except cv2.error as error:
             raise SourceError(f"`{self.uri}` cannot be opened: {_reason(error)}") from None
         if not capture.isOpened():
@@ -239,6 +239,23 @@ class Stream(_Capture):
     def reachable(self) -> bool | None:
         """Say whether the server takes connections, None when that cannot be told."""
         return answers(self._address)
+
+
+@contextlib.contextmanager
+def _udp(wanted: bool) -> Iterator[None]:
+    """Let OpenCV open an RTSP stream over UDP: it prefers TCP and takes other options from the environment alone."""
+    if not wanted or _OPTIONS in os.environ:
+        # One that opens over UDP just now would lend its options to this one.
+        with _ENVIRONMENT:
+            pass
+        yield
+        return
+    with _ENVIRONMENT:
+        os.environ[_OPTIONS] = "rtsp_transport;udp"
+        try:
+            yield
+        finally:
+            del os.environ[_OPTIONS]
 
 
 def check_file(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -149,3 +150,31 @@ def is_running(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+def udp_sockets() -> int:
+    """How many UDP sockets this process has open."""
+    mine = set()
+    for fd in Path("/proc/self/fd").iterdir():
+        try:
+            mine.add(os.readlink(fd))
+        except OSError:
+            continue
+    rows = [line.split() for line in Path("/proc/self/net/udp").read_text().splitlines()[1:]]
+    return sum(f"socket:[{row[9]}]" in mine for row in rows)
+
+
+def test_two_cameras_in_one_process_each_keep_their_transport(rtsp):
+    by_udp, by_tcp = create(rtsp.uri(), {"transport": "udp"}), create(rtsp.uri())
+    before = udp_sockets()
+    try:
+        by_udp.open()
+        with_udp = udp_sockets()
+        by_tcp.open()
+        assert before < with_udp == udp_sockets()
+        for source in (by_udp, by_tcp):
+            assert read(source).image.shape == (240, 320, 3)
+        assert "OPENCV_FFMPEG_CAPTURE_OPTIONS" not in os.environ
+    finally:
+        by_udp.close()
+        by_tcp.close()
