@@ -132,10 +132,13 @@ class Stages:
         return self._add_step("motion_gate", name, params)
 
     def with_artifacts(self: S, opened: Callable[[Any], Any]) -> S:
-        """Let `opened` see every artifact of the pipeline and give the one to use instead."""
+        """Let `opened` see every artifact of the pipeline and give the one to use instead.
+
+        Shadows are left alone: one that is missing must stop nothing, and one that shared an engine would hold it up.
+        """
         self._not_running("change artifacts")
-        self._artifact, self._shadow = opened(self._artifact), opened(self._shadow)
-        self._artifacts = {place: (opened(a), opened(b)) for place, (a, b) in self._artifacts.items()}
+        self._artifact = opened(self._artifact)
+        self._artifacts = {place: (opened(a), shadow) for place, (a, shadow) in self._artifacts.items()}
         return self
 
     def _set_stage(self: S, config: StageConfig, artifact: ArtifactLike, shadow: ArtifactLike | None) -> S:

@@ -194,3 +194,18 @@ def test_a_second_model_has_a_shadow_too(tmp_path, artifact):
     (pairs,) = shadow["compared"]
     assert pairs["agreement"]["mean"] == 1.0
     assert pairs["differences"]["red"]["mean"] < 0
+
+
+def test_pipelines_that_share_engines_leave_their_shadows_engines_of_their_own(artifact, tmp_path):
+    shared: list[Any] = []
+
+    def opened(given: Any) -> Any:
+        shared.append(given)
+        return given
+
+    missing = tmp_path / "none.edge"
+    pipe = Pipeline(ListSource(frames(3))).classify(artifact, shadow=missing, shadow_every=1)
+    report = pipe.with_artifacts(opened).run()
+    assert report.processed == 3
+    assert shared == [artifact]
+    assert "none.edge" in shadow_of(pipe)["error"]
