@@ -81,8 +81,8 @@ class DataSet:
         return task in ("classification", "embedding") and all(s.class_id is not None for s in self.samples)
 
     def for_task(self, task: str) -> DataSet:
-        """Return the set as it judges a model of the task: without images that have no mask, for one of masks."""
-        if task != "segmentation":
+        """Return the set as it judges a model of the task: of masks, the images that have one."""
+        if task != "segmentation" or not self.serves(task):
             return self
         return replace(self, samples=tuple(s for s in self.samples if s.mask is not None))
 

@@ -122,26 +122,31 @@ class _Look:
     ) -> tuple[dict[str, Any], Arrays, InputSpec, str | None, Agreement] | None:
         """Return the change or reading that raises the agreement most, or None when none does."""
         found = None
-        ours, places = self.run(spec, filter_name)
-        reading, after = self.best(reference, ours, places, forms=False)
-        if reading.name and "result" not in tried and after.rank > now.rank + GAIN:
-            cause = {"kind": "result", "name": reading.name, "hint": reading.hint}
-            found, now = (cause, reading.arrays, spec, filter_name, after), after
-        for change in changes(spec, filter_name):
-            if change.kind in tried:
-                continue
-            try:
-                ours, places = self.run(change.spec, change.filter)
-            except EdgeError:
-                continue
-            after = agreement(self.task, reference, ours, len(self.frames))
-            if after.rank > now.rank + GAIN:
-                cause = {"kind": change.kind, "name": change.name,
-                         "hint": change.hint}  # fmt: skip
-                found, now = (cause, reference, change.spec, change.filter, after), after
-            if now.rank >= PLAIN:
+        first, *rest = changes(spec, filter_name)
+        color = [first] if first.kind == "color" else []
+        for change in (*color, None, *(rest if color else (first, *rest))):
+            if found is not None and now.rank >= PLAIN:
                 break
+            if change is None:
+                ours, places = self.run(spec, filter_name)
+                reading, after = self.best(reference, ours, places, forms=False)
+                if reading.name and "result" not in tried and after.rank > now.rank + GAIN:
+                    cause = {"kind": "result", "name": reading.name, "hint": reading.hint}
+                    found, now = (cause, reading.arrays, spec, filter_name, after), after
+            elif change.kind not in tried:
+                other = self.changed(reference, change)
+                if other is not None and other.rank > now.rank + GAIN:
+                    cause = {"kind": change.kind, "name": change.name, "hint": change.hint}
+                    found, now = (cause, reference, change.spec, change.filter, other), other
         return found
+
+    def changed(self, reference: Arrays, change: Change) -> Agreement | None:
+        """Return the agreement under another preprocessing, or None where the model cannot be run so."""
+        try:
+            ours, _ = self.run(change.spec, change.filter)
+        except EdgeError:
+            return None
+        return agreement(self.task, reference, ours, len(self.frames))
 
     def best(
         self, reference: Arrays, ours: Arrays, places: Sequence[Geometry], *, forms: bool

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from converters.metrics import guards, scores, task
+from converters.metrics.measured import compare
 from converters.reasons import Reason
 from converters.search.job import Job
 
@@ -54,10 +55,12 @@ def verdict(job: Job, source: Seen, build: Seen) -> tuple[Reason, str] | None:
 
 
 def deltas(source: Seen, build: Seen) -> dict[str, Any]:
-    """Return how far the build is from the source: errors of each output and group of channels, span of each channel.
+    """Return how far the build is from the source: by output and group of channels, by channel, by class.
 
-    `spans` are of the watched channels over the golden set, of the build over of the source: 1 is the same.
+    `spans` are of the watched channels over the golden set, of the build over of the source: 1 is the same. `parts` are
+    the figures of classes, points and values beside the metric.
     """
     out: dict[str, Any] = {"outputs": [dict(row) for row in build.outputs]} if build.outputs else {}
     spans = scores.spans(source.channels, build.channels)
-    return out | ({"spans": spans} if spans else {})
+    parts = compare(source.measured, build.measured)
+    return out | ({"spans": spans} if spans else {}) | ({"parts": parts} if parts else {})
