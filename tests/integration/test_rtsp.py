@@ -157,7 +157,7 @@ def udp_sockets() -> int:
     mine = set()
     for fd in Path("/proc/self/fd").iterdir():
         try:
-            mine.add(os.readlink(fd))
+            mine.add(str(fd.readlink()))
         except OSError:
             continue
     rows = [line.split() for line in Path("/proc/self/net/udp").read_text().splitlines()[1:]]
