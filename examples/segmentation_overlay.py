@@ -13,7 +13,7 @@ from collections import defaultdict
 import numpy as np
 
 from edge_sdk import EdgeError, Pipeline
-from edge_sdk.tasks.results import NO_CLASS
+from edge_sdk.tasks.results import NO_CLASS, Mask
 
 
 def main() -> None:
@@ -31,12 +31,14 @@ def main() -> None:
     pipe.start(frames=args.frames)
     with contextlib.closing(pipe):
         for item in pipe:
-            # The grid of the model is enough to measure on; `upright` would bring it to the frame's size.
-            ids, counts = np.unique(item.result.ids, return_counts=True)
+            mask = item.result
+            assert isinstance(mask, Mask)
             frames += 1
+            # The grid of the model is enough to measure on; `upright` would bring it to the frame's size.
+            ids, counts = np.unique(mask.ids, return_counts=True)
             for class_id, count in zip(ids.tolist(), counts.tolist(), strict=True):
                 if class_id != NO_CLASS:
-                    shares[item.result.label(class_id)] += count / item.result.ids.size
+                    shares[mask.label(class_id)] += count / mask.ids.size
     for label, share in sorted(shares.items(), key=lambda pair: -pair[1])[:10]:
         print(f"{100 * share / frames:6.1f} %  {label}")
     print(f"{frames} frames, {pipe.report().cpu_ms_per_frame:.1f} ms CPU each: {args.save}")
