@@ -22,7 +22,7 @@ from edge_sdk.errors import BackendError, ConversionError, UsageError
 # isort: split
 import keras
 
-_UNKNOWN = re.compile(r"Unknown \w+: ['\"]?(\w+)|[Cc]ould not (?:locate|find) (?:class |object )?['\"]?(\w+)")
+_UNKNOWN = re.compile(r"Unknown \w+: ['\"]?([\w.>]+)|[Cc]ould not (?:locate|find) (?:class |object )?['\"]?([\w.>]+)")
 _OWN = ("keras", "tf_keras", "builtins", "tensorflow.python.keras")
 
 
