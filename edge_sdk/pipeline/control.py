@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edge_sdk import schedule
+from edge_sdk.config import parse
 from edge_sdk.degrade import DegradeConfig, Less, Level, less, step
 from edge_sdk.errors import EdgeError, UsageError
 from edge_sdk.machine_load import LoadMeter
+from edge_sdk.parsing import write_dataclass
 from edge_sdk.pipeline.change import LiveStages, find
 from edge_sdk.pipeline.effective import effective, merged, rate_of
 from edge_sdk.pipeline.run import Run
@@ -22,6 +24,7 @@ from edge_sdk.sinks.base import FrameResult
 
 logger = logging.getLogger(__name__)
 _SAMPLE_S = 0.5
+_OWN = ("every", "roi", "crop")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +101,7 @@ class Controller:
     # -- what people change ----------------------------------------------------------------------------------------
 
     def change(self, name: str, params: Mapping[str, Any]) -> tuple[str, ...]:
-        """Put `params` over those of one stage; None takes the default back.
+        """Put `params` over those of one stage; None takes the default back. A model has `every`, `roi`, `crop` too.
 
         Raises:
             ConfigError: they are wrong. Nothing is changed then.
@@ -106,9 +109,11 @@ class Controller:
         """
         with self._lock:
             stage = find(self._base, name)
-            return self.become(
-                tuple(replace(s, params=merged(s.params, params)) if s is stage else s for s in self._base)
-            )
+            own = {} if stage.is_step else {k: v for k, v in params.items() if k in _OWN}
+            rest = {k: v for k, v in params.items() if k not in own}
+            wanted = merged(write_dataclass(stage), own) | {"params": merged(stage.params, rest)}
+            made = parse(wanted, StageConfig, where=f"stage `{name}`")
+            return self.become(tuple(made if s is stage else s for s in self._base))
 
     def switch(self, name: str, *, enabled: bool) -> tuple[str, ...]:
         """Switch one stage off or on."""

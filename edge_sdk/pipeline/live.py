@@ -25,7 +25,7 @@ from edge_sdk.sinks.uri import sink_name
 from edge_sdk.sources.uri import redact
 
 L = TypeVar("L", bound="Live")
-_POINTS = ("polygon", "regions", "start", "end")
+_POINTS = ("polygon", "regions", "start", "end", "roi")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

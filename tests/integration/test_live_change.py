@@ -130,6 +130,22 @@ def test_a_zone_is_switched_off_and_on_and_its_counts_stay(detector: Path) -> No
     assert items[-1].counts["door"]["entered"] == 1
 
 
+def test_how_often_and_where_a_model_looks_changes_too(detector: Path) -> None:
+    pipe = Pipeline(ListSource(still(120), fps=10.0), workers=1).detect(detector)
+    at = {
+        30: lambda: pipe.change("detect", every=4),
+        60: lambda: pipe.change("detect", every=None, roi=[[0, 0], [32, 64]]),
+        90: lambda: pipe.change("detect", roi=None),
+    }
+    items = play(pipe, at)
+    assert all(i.inferred for i in items[:30])
+    assert sum(i.inferred for i in items[40:60]) == 5
+    assert all(i.inferred for i in items[70:])
+    assert [len(items[n].detections) for n in (20, 50, 80, 119)] == [1, 1, 0, 1]
+    with pytest.raises(UsageError, match="the pipeline does not run"):
+        Pipeline("synthetic:64x64").detect(detector).change("detect", every=2)
+
+
 def test_the_gate_and_every_change_too(detector: Path) -> None:
     pipe = Pipeline(ListSource(still(120), fps=10.0), workers=1).detect(detector)
     pipe.motion_gate(hold_s=0.1, refresh_s=0)
@@ -166,6 +182,7 @@ class Kept:
         ("door", {"polygon": [[0, 0], [1, 1]]}, "expected at least 3 different corners, found 2"),
         ("door", {"classes": ["cat"]}, "the model has no class `cat`"),
         ("detect", {"scor": 0.5}, "scor: unknown key"),
+        ("detect", {"every": 0}, "every: expected 1 to 100000, found 0"),
         ("kept", {"every_s": 1}, "sink `kept`: `every_s` changes with a fresh start"),
     ],
 )
