@@ -17,6 +17,7 @@ from device_profiles import kernel
 from device_profiles.machine import Machine, this_machine
 from device_profiles.profile import INT8_DOT_FLAGS, Evidence, Int8Scheme, Limits, Precision, Profile, RuntimeSupport
 from edge_sdk.errors import EdgeError
+from edge_sdk.sources.decoding import decoders, ffmpeg
 
 ROUNDS = 7
 
@@ -41,6 +42,9 @@ def probe(name: str | None = None, machine: Machine | None = None) -> Profile:
     evidence["limits.ram_mb"] = Evidence(
         kind="estimated", source=f"half of the {machine.ram_mb} MiB that were measured"
     )
+    decode: Any = next((d.name for d in decoders() if d.ok and d.arguments), None)
+    if decode is not None:
+        evidence["decode"] = Evidence(kind="measured", source=f"ffmpeg {ffmpeg()[1]} opens its device")
     arch: Any = machine.arch if machine.arch in ("x86_64", "aarch64", "armv7l", "riscv64") else "any"
     return Profile(
         name=name or _slug(machine),
@@ -48,6 +52,7 @@ def probe(name: str | None = None, machine: Machine | None = None) -> Profile:
         arch=arch,
         isa=machine.isa,
         cores=machine.cores,
+        decode=decode,
         limits=Limits(ram_mb=max(1, machine.ram_mb // 2)),
         runtimes=runtimes,
         evidence=evidence,

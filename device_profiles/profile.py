@@ -90,7 +90,10 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """A class of device by its architecture, ISA flags (see ISA_FLAGS), runtimes and limits."""
+    """A class of device by its architecture, ISA flags (see ISA_FLAGS), runtimes and limits.
+
+    `decode` is the hardware that decodes video there, as `[source] decode` of a pipeline names it; None is software.
+    """
 
     name: str
     arch: Arch
@@ -98,6 +101,7 @@ class Profile:
     description: str = ""
     cores: int | None = field(default=None, metadata={"min": 1})
     power_mode: str | None = None
+    decode: Literal["vaapi", "v4l2m2m", "nvdec"] | None = None
     limits: Limits = field(default_factory=Limits)
     runtimes: tuple[RuntimeSupport, ...] = field(default=(), metadata={"key": "runtime"})
     evidence: dict[str, Evidence] = field(default_factory=dict)
@@ -167,6 +171,7 @@ def missing_evidence(profile: Profile) -> tuple[str, ...]:
     keys = ["isa"] if profile.isa else []
     keys += [f"limits.{k}" for k, v in write_dataclass(profile.limits).items() if v is not None]
     keys += ["cores"] if profile.cores else []
+    keys += ["decode"] if profile.decode else []
     keys += [f"runtime.{r.name}{'' if r.provider == 'CPU' else f'.{r.provider}'}" for r in profile.runtimes]
     return tuple(k for k in keys if k not in profile.evidence)
 
@@ -213,7 +218,7 @@ def to_toml(profile: Profile) -> str:
     data = write_dataclass(profile)
     lines = [
         f"{key} = {_toml(data[key])}"
-        for key in ("name", "description", "arch", "isa", "cores", "power_mode")
+        for key in ("name", "description", "arch", "isa", "cores", "power_mode", "decode")
         if key in data
     ]
     if data.get("limits"):

@@ -128,3 +128,17 @@ def test_a_profile_without_runtimes_is_refused(tmp_path):
 
     with pytest.raises(ConfigError, match="a device that runs nothing"):
         profile.load(path)
+
+
+def test_the_decoder_that_a_profile_names_needs_evidence_too():
+    shipped = profile.load("raspberry-pi-4")
+    assert shipped.decode == "v4l2m2m"
+    bare = replace(shipped, evidence={k: v for k, v in shipped.evidence.items() if k != "decode"})
+    assert profile.missing_evidence(bare) == ("decode",)
+
+
+def test_a_decoder_that_is_none_is_a_wrong_key(tmp_path):
+    text = profile.to_toml(profile.load("raspberry-pi-4")).replace('decode = "v4l2m2m"', 'decode = "gpu"')
+    (tmp_path / "p.toml").write_text(text)
+    with pytest.raises(ConfigError, match="decode: expected one of vaapi, v4l2m2m, nvdec"):
+        profile.load(tmp_path / "p.toml")
