@@ -168,7 +168,7 @@ def _ways(support: RuntimeSupport, precision: str, recipe: Recipe, source: Sourc
         if form is not None:
             methods = [m for m in can["methods"].get(precision, ()) if _right(can, support, precision, m)]
             if _as_it_came(source, form):
-                methods = methods[:1] if precision == source.precision else []
+                methods = list(can["methods"][precision][:1]) if precision == source.precision else []
             ways += [_Way(backend=name, form=form, method=m) for m in methods]
     return ways or [_Way()]
 

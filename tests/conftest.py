@@ -75,6 +75,17 @@ def real_artifact(testdata: Path, tmp_path_factory: Any) -> Callable[..., Path]:
     return pack
 
 
+@pytest.fixture(scope="session")
+def tflite_python() -> Path:
+    """The Python of the environment with tflite-runtime 2.14 and numpy 1, which `make tflite-env` makes."""
+    from converters.environments import environment, find
+
+    python = find(environment("tflite-runtime"), ROOT / ".venv" / "environments")
+    if python is None:
+        pytest.skip("no tflite-runtime environment: `make tflite-env` makes it (needs a network and Python 3.11)")
+    return python
+
+
 @pytest.fixture
 def free_port() -> int:
     """A TCP port on 127.0.0.1 that nothing listened on a moment ago."""
