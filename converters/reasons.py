@@ -51,7 +51,7 @@ ABOUT = {
     Reason.DROP: "the metric fell by more than --max-drop",
     Reason.MIN_METRIC: "the metric is below --min-metric",
     Reason.GUARD: "another check of the guard refused it; the reason says which",
-    Reason.DISAGREES: "too far from the source on calibration images to be judged on the golden set",
+    Reason.DISAGREES: "its outputs are too far from the source's on calibration images to be judged on the golden set",
     Reason.SIZE: "larger than the profile's artifact_mb",
     Reason.LATENCY: "slower than the profile's latency_ms",
     Reason.RAM: "more resident memory than the profile's ram_mb",

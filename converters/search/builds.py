@@ -62,7 +62,7 @@ class Builds:
         self.isa = sorted(isa)
         self.device = None if device is None else dict(device)
         self.remote = remote
-        self._source_key = ""
+        self._kept: dict[Path, str] = {}
 
     def build(self, worker: Workshop, candidate: Candidate, images: Sequence[str] | None = None) -> Outcome:
         """Return the candidate built, its files in the folder of its key; `images` calibrate in place of the job's.
@@ -148,11 +148,12 @@ class Builds:
                 "environment": worker.environment_key,
                 "device": None if keep else self.device,
                 "keep": keep,
-                "against": None if against is None else self._source_key,
+                "against": None if against is None else self._kept[against],
             },
         )
-        self._source_key = key if keep else self._source_key
         out = self.job.work / "predictions" / name
+        if keep:
+            self._kept[out / _OUTPUTS] = key
         reply = self.cache.fetch(key, out)
         cached = reply is not None
         if reply is None:

@@ -1,9 +1,10 @@
 """When the guard refuses an int8 build: leave the layers that hurt in float, and try again.
 
-The back-end ranks its layers by the error that quantizing each alone makes, on calibration images. The worst 1, 2, 4, …
-layers stay float. A try goes before the golden set only when its disagreement with the source on calibration images has
-shrunk as far as the drop has to shrink, so that the golden set is not searched over. Back-ends that cannot rank leave
-the layers next to the input and the outputs float (Krishnamoorthi, 2018, arXiv:1806.08342, section 4).
+The back-end ranks its layers by the error that quantizing each alone makes, on calibration images. Tries leave more and
+more of the worst ones in float, the last one also what is next to the input and the outputs (Krishnamoorthi, 2018,
+arXiv:1806.08342, section 4), which is all that is tried where a back-end cannot rank. The noise of a try's outputs
+against the source's is measured on calibration images; only a try whose noise has shrunk as far as the drop has to
+shrink, or else the one with the least, goes before the golden set, so that the golden set is not searched over.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from converters.candidates import Candidate
 from converters.errors import DiskFullError
-from converters.metrics import task
 from converters.reasons import Reason
+from converters.search import timing
 from converters.search.builds import can_rank
+from converters.search.order import RESCUE
 from converters.search.outcome import Outcome
 from converters.workers import Workshop
 from edge_sdk.errors import EdgeError
@@ -28,22 +30,23 @@ if TYPE_CHECKING:
     from converters.search.run import Search
 
 logger = logging.getLogger(__name__)
-WORST = (1, 2, 4, 8, 16)
+WORST = (2, 8)
 """How many of the worst layers stay float, tried in this order; never more than half of all."""
 ENDS = ((3, 0), (5, 1))
 """How many weighted layers stay float at the input and at the outputs, tried in this order, without a ranking."""
 LATER = 1.05
 """A rescue waits for the candidates that are expected to be about as fast."""
+COMPARE_S = 1.0
 RANK_IMAGES = 16
-AGREE_IMAGES = 64
+NOISE_IMAGES = 16
 
 
 class Rescue:
-    """Tries for refused int8 builds; what the source says of calibration images is asked once."""
+    """Tries for refused int8 builds; the source runs over calibration images once."""
 
     def __init__(self, search: Search) -> None:
         self._search = search
-        self._judge: task.Judge | None = None
+        self._raw: Path | None = None
         self._asked = False
         self._lock = threading.Lock()
 
@@ -51,9 +54,7 @@ class Rescue:
         """Yield the outcome of each try, the last one passed if any does."""
         search = self._search
         root = refused.candidate
-        like = (root.runtime, root.precision, root.scheme)
-        others = [o for o in search.found() if (o.candidate.runtime, o.candidate.precision, o.candidate.scheme) == like]
-        if any(o.status == "passed" for o in others) or search.spent():
+        if search.spent() or self._needless(worker, refused):
             return
         layers = self._layers(worker, root) if can_rank(root) else []
         if len(layers) >= 2:
@@ -64,6 +65,26 @@ class Rescue:
             yield outcome
             if outcome.status != "refused":
                 return
+
+    def _needless(self, worker: Workshop, refused: Outcome) -> bool:
+        """Return whether another int8 build of the same runtime passed that no rescue can be much faster than.
+
+        Some layers in float make the refused build slower, so its own latency is the least that a rescue has.
+        """
+        search, root = self._search, refused.candidate
+        like = (root.runtime, root.precision, root.scheme)
+        passed = [
+            o
+            for o in search.found()
+            if o.status == "passed" and (o.candidate.runtime, o.candidate.precision, o.candidate.scheme) == like
+        ]
+        if not passed:
+            return False
+        builds = {o.candidate.key: o for o in (refused, *passed)}
+        timed = timing.measure(search.job, worker, builds, seconds=COMPARE_S, others=search.workers)["latency_ms"]
+        least = timed.get(root.key)
+        best = min((float(timed[o.candidate.key]["p50"]) for o in passed if o.candidate.key in timed), default=None)
+        return least is None or best is None or best <= RESCUE * float(least["p50"])
 
     def _layers(self, worker: Workshop, root: Candidate) -> list[str]:
         start = self._search.clock()
@@ -83,65 +104,85 @@ class Rescue:
         return [row.layer for row in ranked]
 
     def _by_error(self, worker: Workshop, refused: Outcome, layers: list[str]) -> Iterator[Outcome]:
-        counts = [n for n in WORST if n <= max(1, len(layers) // 2)]
-        limit = self._allowed(worker, refused, refused)
-        for count in counts:
-            candidate = replace(refused.candidate, float_layers=tuple(layers[:count]))
-            outcome = self._one(worker, candidate, limit if count != counts[-1] else None)
+        search = self._search
+        limit = self._limit(worker, refused)
+        waiting: list[tuple[float, Outcome]] = []
+        for candidate in _tries(refused.candidate, layers):
+            outcome, noise = self._one(worker, candidate, limit)
+            if outcome.status == "passed" and noise is not None:
+                waiting.append((noise, outcome))
+                continue
             yield outcome
-            if outcome.status not in ("refused",):
-                return
-            if outcome.metric is not None:
-                limit = self._allowed(worker, outcome, refused) or limit
+            if outcome.status != "refused" or search.spent():
+                break
+        best = min(waiting, key=lambda pair: pair[0], default=(0.0, None))[1]
+        for noise, outcome in waiting:
+            if outcome is best and not any(o.status == "passed" for o in search.found() if _same(o, refused)):
+                yield self._judged(worker, outcome)
+            else:
+                yield _too_noisy(outcome, noise, limit)
 
-    def _one(self, worker: Workshop, candidate: Candidate, limit: float | None) -> Outcome:
-        """Build one try; judge it on the golden set when it disagrees on calibration images no more than `limit`."""
+    def _one(self, worker: Workshop, candidate: Candidate, limit: float | None) -> tuple[Outcome, float | None]:
+        """Build one try; return its verdict, or the unjudged build with its noise when that is above `limit`."""
         search = self._search
         if search.spent() or limit is None:
-            return search.attempt(worker, candidate)
+            return search.attempt(worker, candidate), None
         start = search.clock()
         try:
             built = search.builds.build(worker, candidate)
-            share = self._disagreement(worker, built)
-            if share is None or share <= limit:
-                outcome = search.verify(worker, built)
-            else:
-                outcome = replace(
-                    built,
-                    status="refused",
-                    reason_kind=Reason.DISAGREES,
-                    reason=f"disagrees with the source on {share:.3f} of what it finds in calibration images, "
-                    f"{limit:.3f} would be enough to ask the golden set",
-                )
+            noise = self._noise(worker, built)
         except DiskFullError:
             raise
         except EdgeError as error:
             from converters.search.run import failed
 
-            outcome = failed(candidate, error)
-        return replace(outcome, seconds=round(search.clock() - start, 2))
+            return failed(candidate, error), None
+        built = replace(built, seconds=round(search.clock() - start, 2))
+        if noise is None or noise <= limit:
+            return self._judged(worker, built), None
+        return built, noise
 
-    def _allowed(self, worker: Workshop, outcome: Outcome, refused: Outcome) -> float | None:
-        """Return the disagreement at which the drop would be the limit, were the two proportional."""
-        assert outcome.metric is not None
-        drop = float(outcome.metric["drop"])
-        if refused.reason_kind is not Reason.DROP or drop <= 0:
-            return None
-        share = self._disagreement(worker, outcome)
-        return None if share is None else share * self._search.job.recipe.max_drop / drop
+    def _judged(self, worker: Workshop, built: Outcome) -> Outcome:
+        start = self._search.clock()
+        try:
+            done = self._search.verify(worker, built)
+        except DiskFullError:
+            raise
+        except EdgeError as error:
+            from converters.search.run import failed
 
-    def _disagreement(self, worker: Workshop, built: Outcome) -> float | None:
-        """Return 1 - the agreement of a build with the source on calibration images; None where it cannot be had."""
-        judge = self._judge_of_calibration()
-        if judge is None:
+            done = failed(built.candidate, error)
+        return replace(done, seconds=round(built.seconds + self._search.clock() - start, 2))
+
+    def _limit(self, worker: Workshop, refused: Outcome) -> float | None:
+        """Return the noise at which the drop would be the limit, were the two proportional."""
+        if refused.reason_kind is not Reason.DROP or refused.metric is None:
             return None
-        images = self._images()
-        found = self._search.builds.predict(
-            worker, built.manifest, built.files[0], images, f"{built.candidate.key}-calibration"
+        noise = self._noise(worker, refused)
+        return None if noise is None else noise * self._search.job.recipe.max_drop / float(refused.metric["drop"])
+
+    def _noise(self, worker: Workshop, built: Outcome) -> float | None:
+        """Return the noise of a build's outputs over the source's signal, of the worst group of channels.
+
+        Amplitudes over calibration images; None where outputs cannot be compared.
+        """
+        raw = self._source_outputs()
+        if raw is None:
+            return None
+        search = self._search
+        found = search.builds.predict(
+            search.runner(worker, built),
+            built.manifest,
+            built.files[0],
+            self._images(),
+            f"{built.candidate.key}-calibration",
+            against=raw,
         )
-        return max(0.0, 1.0 - judge.measure(found.arrays).value)
+        rows = [row for row in found.reply.get("outputs") or () if row.get("group")] or found.reply.get("outputs") or []
+        return max((10 ** (-float(row["sqnr_db"]) / 20) for row in rows), default=None)
 
-    def _judge_of_calibration(self) -> task.Judge | None:
+    def _source_outputs(self) -> Path | None:
+        """Return the file of the source's raw outputs on calibration images, made once."""
         search, job = self._search, self._search.job
         with self._lock:
             if not self._asked:
@@ -149,20 +190,40 @@ class Rescue:
                 worker = next(iter(search.workers.values()))
                 model = Path(job.source.forms[job.source.reference])
                 try:
-                    found: Any = search.builds.predict(
-                        worker, job.source_manifest(), model, self._images(), "source-calibration"
-                    )
-                    self._judge = task.agreement(
-                        job.plan.task, found.arrays, len(self._images()), job.plan.classes, job.plan.labels
-                    )
+                    self._raw = search.builds.predict(
+                        worker, job.source_manifest(), model, self._images(), "source-calibration", keep=True
+                    ).outputs
                 except DiskFullError:
                     raise
                 except EdgeError as error:
-                    logger.info("no agreement on calibration images: %s", error.message)
-            return self._judge
+                    logger.info("the source cannot be run on calibration images: %s", error.message)
+            return self._raw
 
     def _images(self) -> tuple[str, ...]:
         """Return calibration images, evenly spread."""
         images = self._search.job.calibration
-        step = max(1.0, len(images) / AGREE_IMAGES)
-        return tuple(images[int(i * step)] for i in range(min(AGREE_IMAGES, len(images))))
+        step = max(1.0, len(images) / NOISE_IMAGES)
+        return tuple(images[int(i * step)] for i in range(min(NOISE_IMAGES, len(images))))
+
+
+def _tries(root: Candidate, layers: list[str]) -> list[Candidate]:
+    most = max(1, len(layers) // 2)
+    counts = sorted({min(n, most) for n in WORST})
+    worst = [replace(root, float_layers=tuple(layers[:count])) for count in counts]
+    first, last = ENDS[-1]
+    return [*worst, replace(worst[-1], float_first=first, float_last=last)]
+
+
+def _same(outcome: Outcome, refused: Outcome) -> bool:
+    return outcome.candidate.plain == refused.candidate.plain
+
+
+def _too_noisy(outcome: Outcome, noise: float, limit: float | None) -> Outcome:
+    enough = f", {limit:.3f} would be enough" if limit is not None else ""
+    return replace(
+        outcome,
+        status="refused",
+        reason_kind=Reason.DISAGREES,
+        reason=f"not put before the golden set: on calibration images the noise in its outputs is {noise:.3f} of the "
+        f"source's signal{enough}",
+    )

@@ -132,7 +132,7 @@ class Search:
         assert self.judge is not None
         assert self.source is not None
         job, model = self.job, built.files[0]
-        runner = self.device or self.workers.get(built.candidate.environment, worker)
+        runner = self.runner(worker, built)
         found = self.builds.predict(runner, built.manifest, model, job.golden, built.candidate.key, against=self._raw)
         with self._lock:
             self.golden_looks += 1
@@ -151,6 +151,10 @@ class Search:
         if refused is None:
             return done
         return replace(done, status="refused", reason_kind=refused[0], reason=refused[1])
+
+    def runner(self, worker: Workshop, built: Outcome) -> Workshop:
+        """Return the worker that runs a build: the device's, that of its environment, or `worker`."""
+        return self.device or self.workers.get(built.candidate.environment, worker)
 
     def spent(self) -> bool:
         """Return whether the time of the budget is over."""
