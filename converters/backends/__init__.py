@@ -48,6 +48,18 @@ def registry() -> Registry:
                     "tools": ("onnx", "openvino", "nncf"),
                 },
             ),
+            "inc": Plugin(
+                target="converters.backends.inc:build",
+                requires=("neural_compressor", "torch", "torchao", "onnx", "onnxruntime", "onnxscript"),
+                extra="inc",
+                capabilities={
+                    "runtime": "onnxruntime",
+                    "reads": ("torch",),
+                    "methods": {"int8": ("pt2e", "autotune")},
+                    "on_request": True,
+                    "tools": ("neural-compressor", "torch", "torchao", "onnx", "onnxruntime"),
+                },
+            ),
             "litert": Plugin(
                 target="converters.backends.litert:build",
                 requires=("ai_edge_quantizer", "ai_edge_litert"),
