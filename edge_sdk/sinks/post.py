@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import logging
 import random
+import socket
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
-from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from edge_sdk.backoff import Backoff
 from edge_sdk.errors import SyncError, UsageError
@@ -24,10 +23,11 @@ _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 class Poster:
     """Posts JSON to `http(s)://[user:pass@]host[:port]/path`; `uri` is the address without credentials.
 
-    Neither a proxy of the environment nor a redirect is followed.
+    Neither a proxy of the environment nor a redirect is followed. An attempt ends after twice `timeout_s`, also when
+    the server answers a byte at a time.
 
     Args:
-        timeout_s: of one attempt.
+        timeout_s: of a connection, and of each wait for the server.
         attempts: how often it is tried in all.
         stopping: set, it ends the pauses between attempts.
 
@@ -44,19 +44,18 @@ class Poster:
             host, port = parts.hostname, parts.port
         except ValueError:
             host, port = None, None
-        if not host or parts.scheme not in ("http", "https"):
+        if not host or parts.scheme not in ("http", "https") or not address.isascii() or " " in address:
             raise UsageError(f"`{self.uri}` is no webhook address", hint="https://host/path")
         self.host: str = host
-        shown = f"[{host}]" if ":" in host else host
-        self._url = urlunsplit(parts._replace(netloc=shown if port is None else f"{shown}:{port}"))
-        self._headers = {"Content-Type": "application/json", "User-Agent": "edge-sdk"}
+        self._port, self._tls = port, parts.scheme == "https"
+        self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._headers = {"Content-Type": "application/json", "User-Agent": "edge-sdk", "Connection": "close"}
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             self._headers["Authorization"] = "Basic " + base64.b64encode(pair).decode()
         self.timeout_s, self.attempts = timeout_s, attempts
         self._backoff = backoff
         self._stopping = stopping
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
 
     def post(self, body: bytes, headers: Mapping[str, str] | None = None) -> int:
         """Send `body` and return the number of attempts that it took.
@@ -68,22 +67,34 @@ class Poster:
         for attempt in range(self.attempts):
             if attempt and self._stopping.wait(self._backoff.delay_s(attempt - 1, random.random)):
                 break
-            request = urllib.request.Request(self._url, body, {**self._headers, **(headers or {})}, method="POST")
             try:
-                with self._opener.open(request, timeout=self.timeout_s):
-                    return attempt + 1
-            except urllib.error.HTTPError as error:
-                error.close()
-                why = f"answered {error.code}"
-                if error.code not in _AGAIN:
-                    break
+                status = self._once(body, {**self._headers, **(headers or {})})
             except (OSError, http.client.HTTPException) as error:
-                reason = getattr(error, "reason", error)
-                why = str(getattr(reason, "strerror", None) or reason).lower()
+                why = str(getattr(error, "strerror", None) or error or type(error).__name__).lower()
+            else:
+                if status < 300:
+                    return attempt + 1
+                why = f"answered {status}"
+                if status not in _AGAIN:
+                    break
             logger.info("%s: %s", self.uri, why)
         raise SyncError(f"webhook `{self.uri}`: {why}", hint="check the address; the result is not delivered")
 
+    def _once(self, body: bytes, headers: Mapping[str, str]) -> int:
+        """Return the status of one attempt."""
+        kind = http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
+        connection = kind(self.host, self._port, timeout=self.timeout_s)
+        ended = threading.Timer(2 * self.timeout_s, lambda: _cut(connection))
+        ended.daemon = True
+        ended.start()
+        try:
+            connection.request("POST", self._path, body, dict(headers))
+            return connection.getresponse().status
+        finally:
+            ended.cancel()
+            connection.close()
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        return None
+
+def _cut(connection: http.client.HTTPConnection) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        connection.sock.shutdown(socket.SHUT_RDWR)

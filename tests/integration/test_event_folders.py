@@ -20,7 +20,7 @@ from edge_sdk.errors import SinkError, UsageError
 from edge_sdk.pipeline import Pipeline
 from edge_sdk.sinks import create
 from edge_sdk.sinks.base import FrameResult
-from edge_sdk.sinks.folder import Entry, doomed
+from edge_sdk.sinks.folder import Entry, EventFolder, doomed
 from edge_sdk.sources.base import Frame
 from edge_sdk.tasks.results import Detections
 from edge_sdk.testing import ListSource, build_artifact
@@ -88,6 +88,27 @@ def test_the_oldest_go_until_little_enough_is_kept_and_enough_is_free(
         "e1",
         "e2",
     ][:gone]
+
+
+def test_what_a_full_disk_refuses_is_tried_again_after_the_oldest_has_gone(tmp_path: Path) -> None:
+    store = EventFolder(tmp_path, "clip", most=10**9, min_free=0)
+    for number in range(4):
+        for suffix in ("avi", "jpg", "json"):
+            (tmp_path / f"clip_20260101T00000{number}Z_00000001.{suffix}").write_bytes(b"x")
+
+    def refused() -> int:
+        left = len(list(tmp_path.glob("*.avi")))
+        if left > 2:
+            with open("/dev/full", "wb", buffering=0) as full:
+                full.write(b"x")
+        return left
+
+    assert store.write(refused) == 2
+    assert sorted({p.stem[17:20] for p in tmp_path.iterdir()}) == ["002", "003"]
+    running = "clip_20260101T000003Z_00000001"
+    with pytest.raises(OSError, match="No space left"), open("/dev/full", "wb", buffering=0) as full:
+        store.write(lambda: full.write(b"x"), but=running)
+    assert {p.stem for p in tmp_path.iterdir()} == {running}
 
 
 def test_a_disk_that_fills_while_recording_loses_its_oldest_clips_and_no_new_one(small_disk: Path) -> None:

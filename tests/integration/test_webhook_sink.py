@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -102,6 +104,35 @@ def test_a_server_that_hangs_slows_no_live_pipeline(receiver, artifact):
     assert report.processed >= 100
     assert report.sinks[0]["dropped"] > 0
     assert report.frame_age_ms["p50"] < 100
+
+
+def test_a_server_that_answers_a_byte_at_a_time_is_given_up(artifact):
+    listener = socket.create_server(("127.0.0.1", 0))
+    ended = threading.Event()
+
+    def drip() -> None:
+        while not ended.is_set():
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                connection.recv(65536)
+                while not ended.wait(0.05):
+                    connection.sendall(b"H")
+
+    thread = threading.Thread(target=drip, daemon=True)
+    thread.start()
+    sink = create(f"http://127.0.0.1:{listener.getsockname()[1]}/in", {"timeout_s": 0.3, "attempts": 1})
+    sink.open()
+    item = next(iter(Pipeline(ListSource([color_frame("red")])).classify(artifact)))
+    try:
+        with pytest.raises(SyncError, match="webhook"):
+            sink.write(item)
+    finally:
+        ended.set()
+        listener.close()
+        thread.join(10)
 
 
 def test_results_can_be_thinned_out(receiver, artifact):
