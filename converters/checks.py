@@ -73,6 +73,31 @@ def beside_reference(job: Job, worker: Workshop, say: Say) -> dict[str, Any]:
     return {"reference": found}
 
 
+def builds_beside(
+    chosen: Iterable[Outcome], job: Job, workers: Mapping[str, Workshop], say: Say
+) -> list[dict[str, Any]]:
+    """Return how far each chosen build agrees with the reference's results, after `beside_reference`."""
+    rows = []
+    for outcome in _own(chosen):
+        c = outcome.candidate
+        try:
+            found = workers[c.runtime].call(
+                "beside",
+                manifest=outcome.manifest,
+                model=str(outcome.files[0]),
+                labels=list(job.plan.labels),
+                images=reference.spread(job.golden),
+                reference=str(job.work / reference.RESULTS),
+            )
+        except EdgeError as error:
+            say(f"  {c.runtime} {c.precision} was not run beside the reference: {error.message}")
+            continue
+        rows.append({"runtime": c.runtime, "precision": c.precision} | found)
+        if found["agreement"] < reference.POOR:
+            say(f"  {c.runtime} {c.precision} agrees with `{job.recipe.reference}` on {found['agreement']:.2f} only")
+    return rows
+
+
 def ranges(job: Job, worker: Workshop, say: Say) -> dict[str, Any]:
     """Compare the ranges of half the calibration images with those of all; return `{"ranges": …}` for the evidence."""
     n = len(job.calibration)
@@ -113,8 +138,10 @@ def half(
     job = builds.job
     some = job.calibration[::2]
     rows = []
-    for outcome in {o.candidate.key: o for o in chosen if o.candidate.precision in INTEGER}.values():
+    for outcome in _own(chosen):
         c = outcome.candidate
+        if c.precision not in INTEGER:
+            continue
         worker = workers[c.runtime]
         try:
             built = builds.build(worker, c, images=some)
@@ -139,3 +166,9 @@ def half(
                 f"{len(some)}, {value:.4f} with {len(job.calibration)}: add about {len(job.calibration)}"
             )
     return {"metric": rows} if rows else {}
+
+
+def _own(chosen: Iterable[Outcome]) -> list[Outcome]:
+    """Return each outcome once, without those that only a vendor's compiler or another environment makes or runs."""
+    found = {o.candidate.key: o for o in chosen if not o.candidate.compiler and not o.candidate.environment}
+    return list(found.values())

@@ -219,8 +219,10 @@ class _Run:
         except EdgeError:
             self._report(finished, job, about, ())
             raise
+        chosen = [o for rows in finished.values() for o in rows if o.status == "chosen"]
+        if beside:
+            beside["reference"]["builds"] = checks.builds_beside(chosen, job, self.workers, self.say)
         if not found.spent():
-            chosen = [o for rows in finished.values() for o in rows if o.status == "chosen"]
             sure |= checks.half(chosen, builds, found.judge, self.workers, self.say)
         run = {"golden_looks": found.golden_looks, "of_source": about, **beside}
         run |= {"convergence": sure} if sure else {}

@@ -12,6 +12,8 @@ from edge_sdk.errors import GuardrailError
 
 IMAGES = 32
 """On how many golden images, evenly spread."""
+RESULTS = "reference.npz"
+"""File of the reference's results in the work folder."""
 FINE, POOR = 0.95, 0.8
 """An agreement from FINE on passes; below POOR it is refused even when nothing explains it."""
 _HARMLESS = ("form", "filter")
@@ -50,9 +52,8 @@ def check(
         GuardrailError: both disagree; the message names the skew where one explains it.
         UsageError, ConversionError: the function cannot be imported or called, or returns another form.
     """
-    step = max(1.0, len(images) / IMAGES)
-    chosen = [images[int(i * step)] for i in range(min(IMAGES, len(images)))]
-    out = work / "reference.npz"
+    chosen = spread(images)
+    out = work / RESULTS
     skip = int(manifest["decoder"]["params"].get("skip", 0))
     runner.call(
         "reference", function=function, task=task, images=chosen, labels=list(labels), classes=classes, out=str(out)
@@ -71,6 +72,12 @@ def check(
         raise GuardrailError(verdict.message, hint=verdict.hint)
     say(f"  {verdict.message}" + (f" ({verdict.hint})" if verdict.hint else ""))
     return {"function": function, "status": verdict.status} | found
+
+
+def spread(images: Sequence[str]) -> list[str]:
+    """Return the golden images that the reference runs on."""
+    step = max(1.0, len(images) / IMAGES)
+    return [images[int(i * step)] for i in range(min(IMAGES, len(images)))]
 
 
 def judge(found: Mapping[str, Any], function: str) -> Verdict:

@@ -64,17 +64,39 @@ def compare(
 ) -> dict[str, Any]:
     """Return how far the model agrees with the reference's results in the .npz `reference`, and what parts them.
 
+    Results that are only written in another form, as boxes by centre and size, are written back in this SDK's.
+
     Returns:
         `agreement` and `close` as things stand, `explained` after the changes of `causes` [{kind, name, hint}].
 
     Raises:
         ConversionError: an image cannot be read.
     """
-    with np.load(reference, allow_pickle=False) as data:
-        theirs: dict[str, NDArray[Any]] = {k: data[k] for k in data.files}
     frames = [_frame(name) for name in images]
     with open_model(manifest, model, labels, metric=True) as opened:
-        return _Look(opened, labels, frames, skip).all(theirs)
+        found, theirs = _Look(opened, labels, frames, skip).all(_load(reference))
+    np.savez(reference, allow_pickle=False, **theirs)
+    return found
+
+
+def beside(
+    *, manifest: dict[str, Any], model: str, labels: list[str], images: list[str], reference: str
+) -> dict[str, float]:
+    """Return the `agreement` and `close` of a build with the reference's results, as it is.
+
+    Raises:
+        ConversionError: an image cannot be read.
+    """
+    frames = [_frame(name) for name in images]
+    with open_model(manifest, model, labels, metric=True) as opened:
+        ours, _ = _Look(opened, labels, frames, 0).run(opened.manifest.input, None)
+        found = agreement(opened.manifest.task, _load(reference), ours, len(frames))
+    return {"agreement": round(found.value, 6), "close": round(found.close, 6)}
+
+
+def _load(path: str) -> dict[str, NDArray[Any]]:
+    with np.load(path, allow_pickle=False) as data:
+        return {k: data[k] for k in data.files}
 
 
 def _frame(name: str) -> NDArray[np.uint8]:
@@ -92,7 +114,8 @@ class _Look:
         self.skip = skip
         self.task = opened.manifest.task
 
-    def all(self, reference: Arrays) -> dict[str, Any]:
+    def all(self, reference: Arrays) -> tuple[dict[str, Any], Arrays]:
+        """Return what `compare` returns, and the reference's results in this SDK's form."""
         spec, filter_name = self.opened.manifest.input, None
         ours, places = self.run(spec, filter_name)
         first = now = agreement(self.task, reference, ours, len(self.frames))
@@ -101,6 +124,7 @@ class _Look:
         if form.name and after.rank > now.rank + GAIN:
             reference, first, now = form.arrays, after, after
             causes.append({"kind": "form", "name": form.name, "hint": ""})
+        written = reference
         tried: set[str] = set()
         while min(now.value, now.close) < ENOUGH and len(causes) < ROUNDS:
             step = self.step(reference, spec, filter_name, tried, now)
@@ -109,13 +133,14 @@ class _Look:
             cause, reference, spec, filter_name, now = step
             tried.add(str(cause["kind"]))
             causes.append(cause)
-        return {
+        found = {
             "n": len(self.frames),
             "agreement": round(first.value, 6),
             "close": round(first.close, 6),
             "explained": round(now.value, 6),
             "causes": causes,
         }
+        return found, written
 
     def step(
         self, reference: Arrays, spec: InputSpec, filter_name: str | None, tried: set[str], now: Agreement

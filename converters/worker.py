@@ -23,6 +23,7 @@ JOBS = {
     "scan": "converters.images:scan",
     "reference": "converters.reference_forms:run",
     "skew": "converters.skew:compare",
+    "beside": "converters.skew:beside",
     "ranges": "converters.convergence:ranges",
     "adopt": "converters.environments.adopt:adopt",
     "build": "converters.jobs:build",

@@ -75,6 +75,7 @@ def test_a_reference_that_agrees_is_said_and_stands_in_the_evidence(capsys, besi
     _, evidence = first(data)
     assert evidence["reference"]["status"] == "agrees"
     assert evidence["reference"]["agreement"] == 1.0
+    assert [(b["runtime"], b["agreement"]) for b in evidence["reference"]["builds"]] == [("onnxruntime", 1.0)]
 
 
 @pytest.mark.parametrize(
