@@ -66,6 +66,8 @@ def inspect(path: str, work: Path, options: Mapping[str, Any]) -> dict[str, Any]
     shutil.copyfile(weights, copy.with_suffix(".bin"))
     model = _read(file, copy)
     if _fix_input(model, options):
+        # Its weights are mapped from the copy, so it is written beside that.
+        copy = work / "source_fixed.xml"
         ov.save_model(model, str(copy), compress_to_fp16=False)
     engine = _open(file, copy)
     try:
