@@ -11,6 +11,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
+import numpy as np
 import pytest
 
 from edge_sdk.errors import SourceError
@@ -29,6 +30,8 @@ class MjpegCamera:
     def __init__(self, port: int) -> None:
         self.port = port
         self.frozen = threading.Event()
+        self.picture = lambda n: JPEG
+        self.sent = 0
         self.connections = 0
         self._server: ThreadingHTTPServer | None = None
 
@@ -49,9 +52,11 @@ class MjpegCamera:
                 off = self.server.off  # type: ignore[attr-defined]
                 while not off.is_set():
                     if not camera.frozen.is_set():
-                        head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(JPEG)}\r\n\r\n"
+                        jpeg = camera.picture(camera.sent)
+                        camera.sent += 1
+                        head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                         try:
-                            self.wfile.write(head.encode() + JPEG + b"\r\n")
+                            self.wfile.write(head.encode() + jpeg + b"\r\n")
                         except OSError:
                             return
                     off.wait(0.02)
@@ -169,3 +174,58 @@ def test_an_rtsp_camera_is_read(free_port, monkeypatch, artifact):
     finally:
         os.killpg(push.pid, 9)
         push.wait()
+
+
+def picture(color: str, n: int, *, width: int = 64, level: int = 255) -> bytes:
+    """A picture of a colour with noise that is another one in each frame, as a sensor gives it."""
+    frame = np.minimum(color_frame(color, width=width, height=width * 3 // 4), level)
+    noise = np.random.default_rng(n).integers(0, 6, frame.shape, np.uint8)
+    return cv2.imencode(".jpg", cv2.add(frame.astype(np.uint8), noise))[1].tobytes()
+
+
+SAME = picture("red", 0)
+LIES = {
+    "black": lambda n: picture("red", n, level=0),
+    "frozen": lambda n: SAME,
+}
+
+
+@pytest.mark.parametrize("decode", [None, "software"], ids=["opencv", "ffmpeg"])
+@pytest.mark.parametrize("lie", list(LIES))
+def test_a_camera_that_lies_is_said_and_the_pipeline_goes_on(camera, artifact, lie, decode):
+    if decode and not shutil.which("ffmpeg"):
+        pytest.skip("needs the ffmpeg command")
+    camera.picture = lambda n: picture("red", n)
+    pipe = Pipeline(camera.uri, params={"decode": decode} if decode else None).classify(artifact)
+    pipe.camera_health(period_s=0.05, hold_s=0.2, clear_s=0.2, frozen_s=0.5, warm_s=0.0)
+    said = []
+    with pipe:
+        for seen, item in enumerate(pipe, 1):
+            said += [(e["problem"], e["state"]) for e in item.events]
+            if seen == 10:
+                camera.picture = LIES[lie]
+            if (lie, "begin") in said:
+                camera.picture = lambda n: picture("red", n)
+            if (lie, "end") in said:
+                break
+            assert seen < 2000, said
+    assert said == [(lie, "begin"), (lie, "end")]
+    assert pipe.report().errors == {}
+
+
+@pytest.mark.parametrize("decode", [None, "software"], ids=["opencv", "ffmpeg"])
+def test_a_camera_that_changes_its_size_is_scaled_to_its_first_one_and_goes_on(camera, artifact, decode):
+    if decode and not shutil.which("ffmpeg"):
+        pytest.skip("needs the ffmpeg command")
+    shapes, sent = set(), 0
+    with Pipeline(camera.uri, params={"decode": decode} if decode else None).classify(artifact) as pipe:
+        for seen, item in enumerate(pipe, 1):
+            assert item.result.label(item.result.class_id) == "red"
+            shapes.add(item.frame.image.shape)
+            if seen == 10:
+                camera.picture = lambda n: picture("red", n, width=(128, 32)[n % 2])
+                sent = camera.sent
+            if seen > 10 and camera.sent > sent + 50:
+                break
+    assert shapes == {(48, 64, 3)}
+    assert pipe.report().errors == {}
