@@ -338,6 +338,7 @@ def _report_text(report: dict[str, Any]) -> str:
         lines += ["", table(rows, ["found", "frames", "count", "best score"])]
     else:
         lines.append("nothing found")
+    lines += _control_text(report.get("control") or {})
     lines += [_shadow_text(s["name"], s["shadow"]) for s in report["stages"] if "shadow" in s]
     if "explain" in report:
         lines += ["", *_explained(report["explain"])]
@@ -345,6 +346,21 @@ def _report_text(report: dict[str, Any]) -> str:
     if written:
         lines += ["", "written: " + ", ".join(written)]
     return "\n".join(lines)
+
+
+def _control_text(control: dict[str, Any]) -> list[str]:
+    """Return a line for each override that held, and one about a device that was hot."""
+    override, degrade = control.get("override") or {}, control.get("degrade") or {}
+    active = override.get("active", ())
+    lines = [
+        f"override {name}: held for {seconds:.0f} s" + (", holds" if name in active else "")
+        for name, seconds in override.get("seconds", {}).items()
+        if seconds or name in active
+    ]
+    if degrade.get("worst"):
+        why = f": {degrade['why']}" if degrade["why"] else ""
+        lines.append(f"degraded to level {degrade['worst']}, now {degrade['level']}{why}")
+    return lines + ([f"problem: {control['problem']}"] if "problem" in control else [])
 
 
 def _shadow_text(stage: str, shadow: dict[str, Any]) -> str:

@@ -298,6 +298,9 @@ def test_check_says_which_overrides_hold_now_and_builds_each(detector: Path, tmp
     assert done.returncode == 0, done.stderr
     assert "override always: 00:00 to 24:00: active now" in done.stdout
     assert "override dusk: luminance below 0.15: now, when it is dark" in done.stdout
+    done = edge("run", str(path))
+    assert done.returncode == 0, done.stderr
+    assert "override always: held for 0 s, holds" in done.stdout
     path.write_text(FILE.format(source="n=5", model=detector, door='classes = ["cat"]'))
     done = edge("run", str(path), "--check")
     assert done.returncode == 2
