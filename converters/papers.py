@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,9 @@ _TASKS = {
     "classification": "image-classification",
     "detection": "object-detection",
     "segmentation": "image-segmentation",
+    "keypoints": "keypoint-detection",
+    "embedding": "image-feature-extraction",
+    "regression": "image-regression",
 }
 _NAMESPACE = uuid.UUID("8f3f3c1e-5b0a-5d53-9d0c-3a9f0f6a7c11")
 
@@ -20,6 +24,7 @@ def card(manifest: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
     low, high = metric["drop_interval"]
     agree = metric["name"].startswith("agreement")
     lines = [
+        *_front_matter(manifest, evidence),
         f"# {manifest['name']} {manifest['version']} for {manifest['profile']}",
         "",
         f"- Task: {manifest['task']}, decoder `{manifest['decoder']['name']}`",
@@ -34,7 +39,19 @@ def card(manifest: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
     ]
     if agree:
         lines += ["", "The golden images have no labels: the figures say how far the build agrees with the source."]
-    lines += ["", "## How it was made", "", *(f"1. {step}" for step in evidence["chosen"]["steps"]), "", "## Data", ""]
+    looks = evidence.get("golden_looks")
+    if looks:
+        lines += ["", f"Builds were judged on the golden set {looks} time(s) before this one was chosen."]
+    lines += [
+        *_deltas(manifest),
+        "",
+        "## How it was made",
+        "",
+        *(f"1. {step}" for step in evidence["chosen"]["steps"]),
+        "",
+        "## Data",
+        "",
+    ]
     for name in ("calibration", "golden"):
         data = evidence[name]
         if data is None:
@@ -45,6 +62,52 @@ def card(manifest: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
     lines += ["", "## Licences", ""]
     lines += [f"- {k}: {v}" for k, v in licences.items()] or ["- not stated when the model was converted"]
     return "\n".join(lines) + "\n"
+
+
+def _front_matter(manifest: Mapping[str, Any], evidence: Mapping[str, Any]) -> list[str]:
+    """Return the metadata that tools read, as Hugging Face's model cards have it; values are JSON, which YAML reads.
+
+    Source: https://github.com/huggingface/hub-docs/blob/main/modelcard.md, docs/reference/model-card.schema.json.
+    """
+    metric = manifest["metric"]
+    kind = _TASKS.get(manifest["task"], manifest["task"])
+    licences = sorted(set((manifest.get("licences") or {}).values()))
+    golden = evidence["golden"] or {}
+    data = {
+        "license": licences[0].lower() if len(licences) == 1 else "other" if licences else "unknown",
+        "library_name": "edge-sdk",
+        "pipeline_tag": kind,
+        "tags": list(
+            dict.fromkeys(
+                ["edge-sdk", manifest["runtime"]["name"], evidence["chosen"]["precision"], manifest["profile"]]
+            )
+        ),
+        "model-index": [
+            {
+                "name": manifest["name"],
+                "results": [
+                    {
+                        "task": {"type": kind},
+                        "dataset": {"name": "golden set", "type": str(golden.get("kind", "images"))},
+                        "metrics": [{"type": metric["name"], "name": metric["name"], "value": metric["value"]}],
+                    }
+                ],
+            }
+        ],
+    }
+    return ["---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in data.items()), "---", ""]
+
+
+def _deltas(manifest: Mapping[str, Any]) -> list[str]:
+    """Return what the card says of the distance of the outputs to the source's."""
+    rows = ((manifest.get("conversion") or {}).get("deltas") or {}).get("outputs") or []
+    if not rows:
+        return []
+    lines = ["", "| output | signal to noise, dB | correlation | largest error |", "|---|---|---|---|"]
+    for row in rows:
+        follows = "" if row.get("correlation") is None else f"{row['correlation']:.4f}"
+        lines.append(f"| {row['name']} | {row['sqnr_db']:.1f} | {follows} | {row['max_error']:.4g} |")
+    return lines
 
 
 def bom(manifest: Mapping[str, Any], evidence: Mapping[str, Any], sha256: str) -> dict[str, Any]:
@@ -87,7 +150,10 @@ def bom(manifest: Mapping[str, Any], evidence: Mapping[str, Any], sha256: str) -
     licences = manifest.get("licences") or {}
     if licences:
         model["licenses"] = [{"license": {"name": value}} for value in licences.values()]
-    tools = [{"type": "library", "name": k, "version": v} for k, v in sorted(evidence["tools"].items())]
+    tools = [
+        {"type": "library", "name": k, "version": v}
+        for k, v in sorted((manifest.get("conversion") or evidence)["tools"].items())
+    ]
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",

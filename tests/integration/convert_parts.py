@@ -55,6 +55,33 @@ def classifier(path: Path, *, size: int = 32, classes: int = 3, softmax: bool = 
     return save(path, nodes, constants, [1, 3, size, size], [(out, [1, classes])])
 
 
+def uneven(path: Path, *, size: int = 32, layers: int = 6, gain: float = 4000.0) -> Path:
+    """The network of `classifier` with one channel that is far larger than the others and that nothing reads.
+
+    Integers for the tensor behind the first layer have steps that the other channels fall between.
+    """
+    weights = [np.zeros((6, 3, 3, 3)), *(np.zeros((6, 6, 3, 3)) for _ in range(layers - 1))]
+    weights[0][:3, :, 1, 1] = np.eye(3)[::-1]
+    weights[0][5, :, 1, 1] = gain
+    for weight in weights[1:]:
+        weight[np.arange(5), np.arange(5), 1, 1] = 1
+    last = np.zeros((3, 6))
+    last[:3, :3] = np.eye(3) * 6
+    nodes, at = [], "image"
+    for index in range(layers):
+        nodes.append(helper.make_node("Conv", [at, f"w{index}"], [f"c{index}"], pads=[1, 1, 1, 1], name=f"conv{index}"))
+        nodes.append(helper.make_node("Relu", [f"c{index}"], [f"r{index}"]))
+        at = f"r{index}"
+    nodes += [
+        helper.make_node("GlobalAveragePool", [at], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "w", "b"], ["logits"], transB=1),
+        helper.make_node("Softmax", ["logits"], ["probs"], axis=1),
+    ]
+    constants = [const(f"w{i}", w) for i, w in enumerate(weights)] + [const("w", last), const("b", np.zeros(3))]
+    return save(path, nodes, constants, [1, 3, size, size], [("probs", [1, 3])])
+
+
 def detector(path: Path, *, size: int = 544) -> Path:
     """A YOLOv8-like head: one (1, 4 + 2, n) tensor of boxes in pixels and class scores of bright 32-pixel cells."""
     cells = [size // s for s in (8, 16, 32)]
