@@ -20,6 +20,8 @@ from edge_sdk.errors import EdgeError, GuardrailError
 from edge_sdk.parsing import write_dataclass
 
 Say = Callable[[str], None]
+LONG_S = 60.0
+"""A build that took longer is not made twice."""
 FEW_CALIBRATION = 64
 """Where no form of the source shows its activations, fewer images than this are called few."""
 
@@ -100,7 +102,7 @@ def builds_beside(
 
 def ranges(job: Job, worker: Workshop, say: Say) -> dict[str, Any]:
     """Compare the ranges of half the calibration images with those of all; return `{"ranges": …}` for the evidence."""
-    n = len(job.calibration)
+    n, most = len(job.calibration), convergence.MOST
     form = next((f for f in ("onnx", "tflite") if f in job.source.forms), None)
     if n == 0:
         return {}
@@ -112,10 +114,11 @@ def ranges(job: Job, worker: Workshop, say: Say) -> dict[str, Any]:
                 form=form,
                 model=job.source.forms[form],
                 spec=write_dataclass(job.plan.input),
-                images=list(job.calibration),
+                images=[job.calibration[int(i * max(1.0, n / most))] for i in range(min(n, most))],
             )
             if reply["names"]:
-                found = convergence.judge(reply["names"], np.array(reply["low"]), np.array(reply["high"]))
+                low, high = np.array(reply["low"]), np.array(reply["high"])
+                found = convergence.judge(reply["names"], low, high, have=n)
         except EdgeError as error:
             say(f"  the calibration's ranges cannot be checked: {error.message}")
     if found is None:
@@ -141,6 +144,9 @@ def half(
     for outcome in _own(chosen):
         c = outcome.candidate
         if c.precision not in INTEGER:
+            continue
+        if outcome.seconds > LONG_S:
+            say(f"  {c.runtime} {c.precision} is not made again from half the calibration images: it took long")
             continue
         worker = workers[c.runtime]
         try:

@@ -21,6 +21,8 @@ from edge_sdk.schemas.manifest import InputSpec
 
 TOLERANCE = 0.02
 """Ranges have converged when those of half the images differ by no more than this, on average over the activations."""
+MOST = 128
+"""No more images are looked at: when their halves agree, so do those of more."""
 DRAWS = 16
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _WEIGHTED_TFLITE = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED"})
@@ -123,11 +125,14 @@ def _of_tflite(model: Path, tensors: Iterator[NDArray[Any]]) -> tuple[list[str],
     return [str(details[i]["name"]) for i in wanted], rows
 
 
-def judge(names: Sequence[str], low: NDArray[np.float64], high: NDArray[np.float64], *, seed: int = 0) -> Convergence:
+def judge(
+    names: Sequence[str], low: NDArray[np.float64], high: NDArray[np.float64], *, have: int | None = None, seed: int = 0
+) -> Convergence:
     """Return how ranges of half the images differ from those of all, mean of 16 halves drawn at random.
 
     Args:
         low, high: (images, tensors) smallest and largest value.
+        have: how many images calibrate, where `low` and `high` are of some of them only.
     """
     n, count = low.shape
     mean, widest = high.mean(axis=0) - low.mean(axis=0), high.max(axis=0) - low.min(axis=0)
@@ -148,7 +153,7 @@ def judge(names: Sequence[str], low: NDArray[np.float64], high: NDArray[np.float
         tensors=int(kept.size),
         shift=value,
         growth=float(growth[kept].mean()) if kept.size else 0.0,
-        add=needed(n, value),
+        add=max(0, n + needed(n, value) - (have or n)),
         worst=tuple(worst),
     )
 

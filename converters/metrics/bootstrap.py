@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROUNDS = 400
+CHUNK = 4_000_000
+"""How many weights are worked on at once, so that a set of 50,000 images needs no gigabytes."""
 Weights = NDArray[np.float64]
 
 
@@ -27,7 +29,9 @@ def interval(
     Each callable maps (rounds, n) weights to the metric of each round; a round without a value is left out.
     """
     weights = draw(n)
-    drops = source(weights) - candidate(weights)
+    step = max(1, CHUNK // max(n, 1))
+    parts = (weights[at : at + step] for at in range(0, len(weights), step))
+    drops = np.concatenate([source(part) - candidate(part) for part in parts])
     drops = drops[np.isfinite(drops)]
     if drops.size == 0:
         return 0.0, 0.0

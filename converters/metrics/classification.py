@@ -61,13 +61,14 @@ def measure(probs: Probs, classes: NDArray[np.int64], names: Sequence[str], *, l
 
 def macro_f1(guess: NDArray[np.int64], classes: NDArray[np.int64], count: int) -> OfWeights:
     """Return the unweighted mean of F1 over the classes that occur in the truth or in the guesses."""
-    here = np.unique(np.concatenate([guess, classes]))
-    here = here[here < count]
-    true = (classes[:, None] == here).astype(np.float64)
-    said = (guess[:, None] == here).astype(np.float64)
+    right = guess == classes
+
+    def by_class(of: NDArray[np.int64], weights: Weights) -> NDArray[np.float64]:
+        return np.stack([np.bincount(of, row, minlength=count)[:count] for row in weights])
 
     def of_weights(weights: Weights) -> NDArray[np.float64]:
-        hits, both = weights @ (true * said), weights @ true + weights @ said
+        hits = by_class(classes, weights * right)
+        both = by_class(classes, weights) + by_class(guess, weights)
         f1 = np.divide(2 * hits, both, out=np.zeros_like(hits), where=both > 0)
         seen = (both > 0).sum(axis=1)
         return np.asarray(f1.sum(axis=1) / np.maximum(seen, 1))

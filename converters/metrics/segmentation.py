@@ -19,11 +19,10 @@ def measure(masks: NDArray[Any], truth: NDArray[Any], count: int, names: Sequenc
     classes that occur in the truth or in the masks.
     """
     n = len(truth)
-    tables = np.stack([_table(t, m, count) for t, m in zip(truth, masks, strict=True)])
-    hits = np.einsum("nii->ni", tables)
-    unions = tables.sum(axis=1) + tables.sum(axis=2) - hits
+    counts = np.stack([_counts(t, m, count) for t, m in zip(truth, masks, strict=True)])
+    hits, labelled_pixels, unions = counts[:, 0], counts[:, 1], counts[:, 1] + counts[:, 2] - counts[:, 0]
     here = np.flatnonzero(unions.sum(axis=0) > 0)
-    images = (tables.sum(axis=2) > 0).sum(axis=0)
+    images = (labelled_pixels > 0).sum(axis=0)
 
     def by_class(weights: Weights) -> NDArray[np.float64]:
         hit, union = weights @ hits[:, here], weights @ unions[:, here]
@@ -51,7 +50,7 @@ def measure(masks: NDArray[Any], truth: NDArray[Any], count: int, names: Sequenc
             of_weights=figure,
         )
 
-    right, total = float(hits.sum()), float(tables.sum())
+    right, total = float(hits.sum()), float(labelled_pixels.sum())
     return Measured(
         name="mIoU" if labelled else "agreement mIoU",
         value=at_one(of_weights, n),
@@ -62,8 +61,9 @@ def measure(masks: NDArray[Any], truth: NDArray[Any], count: int, names: Sequenc
     )
 
 
-def _table(truth: NDArray[Any], mask: NDArray[Any], count: int) -> NDArray[np.float64]:
-    """Return the confusion table (truth, mask) of one image; ids of the mask above the classes count as wrong."""
+def _counts(truth: NDArray[Any], mask: NDArray[Any], count: int) -> NDArray[np.float64]:
+    """Return (3, count) pixels of one image: right, in the truth, in the mask; ids above the classes count as wrong."""
     seen = (truth != NO_CLASS) & (mask != NO_CLASS) & (truth < count)
-    joined = truth[seen].astype(np.int64) * count + np.minimum(mask[seen].astype(np.int64), count - 1)
-    return np.bincount(joined, minlength=count * count).reshape(count, count).astype(np.float64)
+    own, theirs = truth[seen].astype(np.int64), mask[seen].astype(np.int64)
+    rows = (own[own == theirs], own, np.minimum(theirs, count))
+    return np.stack([np.bincount(r, minlength=count + 1)[:count] for r in rows]).astype(np.float64)

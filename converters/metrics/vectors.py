@@ -11,6 +11,7 @@ from converters.metrics.measured import MIN_SUPPORT, RARE, Measured, Part, at_on
 from edge_sdk.errors import CalibrationError
 
 Floats = NDArray[np.floating]
+_BLOCK = 1024
 
 
 def cosine(vectors: Floats, source: Floats) -> NDArray[np.float64]:
@@ -24,9 +25,12 @@ def neighbours(vectors: Floats) -> NDArray[np.int64]:
     """Return for each row the other row that is nearest by cosine."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = np.divide(vectors, length, out=np.zeros_like(vectors, np.float64), where=length > 0)
-    near = unit @ unit.T
-    np.fill_diagonal(near, -np.inf)
-    return np.asarray(near.argmax(axis=1), np.int64)
+    found = np.zeros(len(unit), np.int64)
+    for at in range(0, len(unit), _BLOCK):
+        near = unit[at : at + _BLOCK] @ unit.T
+        near[np.arange(len(near)), at + np.arange(len(near))] = -np.inf
+        found[at : at + _BLOCK] = near.argmax(axis=1)
+    return found
 
 
 def recall_at_1(vectors: Floats, classes: NDArray[np.int64], names: Sequence[str], source: Floats | None) -> Measured:
