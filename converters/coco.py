@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ def read(root: Path, path: Path) -> DataSet:
 
 def _box(item: dict[str, Any], index: dict[int, int]) -> Box:
     x, y, w, h = (float(v) for v in item["bbox"])
+    if not all(math.isfinite(v) for v in (x, y, w, h)) or w < 0 or h < 0:
+        raise ValueError(f"bbox {item['bbox']} is no box")
     return Box(index[int(item["category_id"])], x, y, x + w, y + h, ignore=bool(item.get("iscrowd", 0)))
 
 

@@ -267,6 +267,8 @@ def _voc_boxes(path: Path) -> list[tuple[str, Box]]:
             if box is None:
                 raise ValueError("an object without bndbox")
             x1, y1, x2, y2 = (float(box.findtext(k) or "nan") for k in ("xmin", "ymin", "xmax", "ymax"))
+            if not (math.isfinite(x1 + y1 + x2 + y2) and x2 >= x1 and y2 >= y1):
+                raise ValueError(f"bndbox {box.findtext('xmin')} … {box.findtext('ymax')} is no box")
             hard = (item.findtext("difficult") or "0").strip() == "1"
             boxes.append(((item.findtext("name") or "").strip(), Box(0, x1 - 1, y1 - 1, x2, y2, ignore=hard)))
         return boxes

@@ -295,3 +295,18 @@ def test_a_wrong_annotation_is_named_by_its_number_and_id(tmp_path):
 
     assert "annotation 0 (id 7): ValueError 4 keypoint numbers are not (x, y, v) triples" in caught.value.message
     assert "keypoints [x, y, v, …]" in caught.value.hint
+
+
+def test_boxes_without_a_corner_or_turned_round_are_named(tmp_path):
+    root = coco_poses(tmp_path / "coco", [])
+    text = (root / "poses.json").read_text()
+    (root / "poses.json").write_text(text.replace("[1, 2, 3, 4]", "[1, 2, -3, 4]"))
+    with pytest.raises(CalibrationError, match=r"annotation 0 \(id 7\): ValueError bbox \[1, 2, -3, 4\] is no box"):
+        datasets.load(root)
+    picture(tmp_path / "voc/images/a.png")
+    (tmp_path / "voc/annotations").mkdir()
+    (tmp_path / "voc/annotations/a.xml").write_text(
+        "<a><object><name>x</name><bndbox><xmin>9</xmin><ymin>1</ymin><xmax>3</xmax></bndbox></object></a>"
+    )
+    with pytest.raises(CalibrationError, match="a.xml is not a VOC annotation: bndbox 9"):
+        datasets.load(tmp_path / "voc")
