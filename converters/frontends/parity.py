@@ -18,6 +18,8 @@ TOLERANCE = 1e-3
 ROUNDED_TOLERANCE = 0.5
 """Largest mean difference over the standard deviation, where one form rounds to 8 bits inside and the other does not:
 0.01 to 0.25 for right conversions, 1 for unrelated answers. What the rounding costs is the golden set's to say."""
+STRONGEST_TOLERANCE = 0.15
+"""Largest difference of a detector's strongest score between 8-bit and float arithmetic; 0.01 to 0.08 is usual."""
 AMPLITUDES = (1.0, 255.0)
 """Inputs in -1 to 1, and in 0 to 255: what the weights expect is not known yet."""
 
@@ -117,6 +119,21 @@ def require(parity: Parity, names: str, hint: str) -> str:
         )
     same = "close answers, mean" if parity.rounds else "same answers, largest"
     return f"{names}: {same} difference {parity.worst:.1e} of an output's {unit}, on {parity.inputs} inputs"
+
+
+def strongest(spec: TensorInfo, scores: TensorInfo, one: Run, other: Run, *, names: str) -> str:
+    """Return a line that states how far the strongest scores of two forms of a detector are apart.
+
+    Raises:
+        ConversionError: it is over STRONGEST_TOLERANCE on an input.
+    """
+    pairs = [(float(one(v)[scores.name].max()), float(other(v)[scores.name].max())) for v in examples(spec)]
+    worst = max(abs(a - b) for a, b in pairs)
+    if not worst <= STRONGEST_TOLERANCE:
+        raise ConversionError(
+            f"{names}: the answers differ, the strongest score by {worst:.2f} (limit {STRONGEST_TOLERANCE:g})"
+        )
+    return f"{names}: close answers, the strongest score differs by {worst:.2f}, on {len(pairs)} inputs"
 
 
 def onnx_run(model: Any, names: Sequence[str] | None = None) -> Run:
