@@ -58,6 +58,7 @@ class SourceConfig:
 
     Args:
         decode: read a video or a stream with an ffmpeg process and this decoder, software where it does not work here.
+        stall_s: a live source that gives nothing for so long is opened again.
         record: the main stream of the camera, recorded without being decoded while the pipeline sees `uri`.
         recording: how it is kept.
     """
@@ -66,6 +67,7 @@ class SourceConfig:
     policy: Policy = "auto"
     params: dict[str, Any] = field(default_factory=dict)
     decode: Decode | None = None
+    stall_s: float = field(default=5.0, metadata={"min": 0.1, "max": 3600})
     record: str | None = None
     recording: RecordingConfig | None = None
 

@@ -82,6 +82,7 @@ class Pipeline(Live):
             policy=source.policy,
             workers=config.workers,
             params=source.options,
+            stall_s=source.stall_s,
             retry_source=retry_source,
             resume=resume,
         )

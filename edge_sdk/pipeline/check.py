@@ -12,9 +12,11 @@ from edge_sdk import sinks as sink_table
 from edge_sdk import sources as source_table
 from edge_sdk.artifact import Artifact
 from edge_sdk.errors import EdgeError
+from edge_sdk.parsing import write_dataclass
 from edge_sdk.pipeline.cascade import Cascade
 from edge_sdk.pipeline.change import tuned
 from edge_sdk.pipeline.effective import overridden
+from edge_sdk.pipeline.intake import recorder
 from edge_sdk.pipeline.models import ModelSet, load_models, self_test
 from edge_sdk.pipeline.second import open_second
 from edge_sdk.pipeline.steps import Around, Steps, build
@@ -22,7 +24,8 @@ from edge_sdk.pipeline_config import KIND_OF_TASK, SLOT, PipelineConfig, StageCo
 from edge_sdk.roi import check_roi
 from edge_sdk.rules import Trace
 from edge_sdk.schedule import OverrideConfig
-from edge_sdk.sources.base import read
+from edge_sdk.sources.base import Frame, Source, read
+from edge_sdk.sources.recording import RecordingConfig
 from edge_sdk.sources.uri import redact
 
 
@@ -46,21 +49,31 @@ def check(pipeline: Mapping[str, Any]) -> dict[str, Any]:
     else:
         stages += _around(first, config, source.fps)
     stages += [_tested(f"{s.label}, shadow", s.shadow) for s in config.stages if s.shadow is not None]
-    source.open()
-    try:
-        frame = read(source)
-    finally:
-        source.close()
+    frame = _first_frame(source)
     if first.roi and frame is not None:
         check_roi(first.roi, frame.image.shape[1], frame.image.shape[0])
     size = None if frame is None else [frame.image.shape[1], frame.image.shape[0]]
+    recorded = {}
+    if config.source.record is not None:
+        recorder(config.source.record, write_dataclass(config.source.recording or RecordingConfig()))
+        _first_frame(source_table.create(config.source.record))
+        recorded = {"record": redact(config.source.record)}
     return {
         "ok": True,
         "source": {"uri": redact(config.source.uri), "live": source.live, "size": size, "fps": source.fps},
         "stages": stages,
         "sinks": [redact(s.uri) for s in config.sinks],
         "overrides": _overrides(config),
+        **recorded,
     }
+
+
+def _first_frame(source: Source) -> Frame | None:
+    source.open()
+    try:
+        return read(source)
+    finally:
+        source.close()
 
 
 def _overrides(config: PipelineConfig) -> list[dict[str, Any]]:

@@ -396,6 +396,7 @@ def check_text(report: dict[str, Any]) -> str:
         what = f"{s['model'][:12]}, {s['selftests']} self-tests passed" if "model" in s else s["kind"]
         lines.append(f"stage   {s['name']}: {what}")
     lines += [f"sink    {uri}" for uri in report["sinks"]]
+    lines += [f"record  {report['record']}"] if "record" in report else []
     states = {True: "active now", False: "not now", None: "now, when it is dark"}
     lines += [f"override {o['name']}: {o['when']}: {states[o['active']]}" for o in report.get("overrides", ())]
     return "\n".join([*lines, "ok"])

@@ -16,7 +16,16 @@ PACKAGES = ("edge_sdk", "device_profiles", "converters", "cloud_sync")
 
 
 def test_the_public_names_are_these():
-    assert edge_sdk.__all__ == ["Artifact", "Classes", "Detections", "EdgeError", "Model", "Pipeline", "__version__"]
+    assert edge_sdk.__all__ == [
+        "Artifact",
+        "Cameras",
+        "Classes",
+        "Detections",
+        "EdgeError",
+        "Model",
+        "Pipeline",
+        "__version__",
+    ]
 
 
 def test_every_public_name_is_there():
