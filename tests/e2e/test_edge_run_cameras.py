@@ -150,7 +150,7 @@ def test_check_opens_every_camera_and_names_the_one_that_is_wrong(camera, tmp_pa
         (lambda c: [c("a", LIVE, sink="o.jsonl"), c("b", LIVE, sink="o.jsonl")], [], "as a does"),
         (lambda c: [c("a", "-"), c("b", "-")], [], "b: reads standard input, as a does"),
         (lambda c: [c("a", LIVE), c("b", LIVE)], ["--out", "o.jsonl"], "--out goes with one pipeline"),
-        (lambda c: [c("a", LIVE), c("b", LIVE)], ["--watch"], "--watch goes with one pipeline"),
+        (lambda c: [c("a", LIVE), c("b", LIVE)], ["--score", "0.5"], "--score goes with one pipeline"),
     ],
 )
 def test_wrong_words_for_several_cameras_are_answered_with_what_was_expected(camera, make, words, text):
