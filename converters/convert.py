@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from converters import (
     backends,
@@ -14,39 +13,34 @@ from converters import (
     candidates,
     checks,
     environments,
-    evidence,
     frontends,
-    papers,
     plan,
-    report,
     workplace,
 )
-from converters.cache import Cache, default_root, digest_of
+from converters.cache import Cache, default_root
 from converters.data import Data, check_scale, gather
 from converters.environments import bridge
 from converters.environments.make import ensure
 from converters.environments.workshop import ForeignWorkshop
 from converters.errors import disk_full, no_space
+from converters.figures import Figures
 from converters.frontends.base import Source, sniff
 from converters.metrics import task
+from converters.packing import Papers
 from converters.recipe import Recipe, parse_size
 from converters.remote import RemoteWorkshop
 from converters.results import Converted, check_any, nothing_to_try
-from converters.search import Builds, Job, Outcome, Search, choose, order, timing
+from converters.search import Builds, Job, Search, order, timing
 from converters.workers import Workshop
 from device_profiles import profile as profiles
 from device_profiles.machine import Machine, this_machine, usable_cores
-from device_profiles.probe import describe, runs_here
+from device_profiles.probe import describe
 from device_profiles.profile import Profile
 from edge_sdk import runtimes
 from edge_sdk.errors import EdgeError, UsageError
 from edge_sdk.remote import parse_host
 
 Say = Callable[[str], None]
-MEMORY_OF = 6
-"""Of how many of the fastest builds the memory is measured when a profile limits it."""
-THREADS_OF = 3
-"""Of how many of the fastest builds threads are searched when a profile limits the latency; else of the fastest."""
 
 
 def convert(recipe: Recipe, *, say: Say, clock: Callable[[], float]) -> tuple[Converted, ...]:
@@ -91,9 +85,7 @@ def convert(recipe: Recipe, *, say: Say, clock: Callable[[], float]) -> tuple[Co
             source = _inspect(recipe, work)
             for line in source.because:
                 say(f"  {line}")
-            source = bridge.extend(
-                source, recipe, wanted, bridge.Place(work=work, worker=workers["main"], say=say)
-            )
+            source = bridge.extend(source, recipe, wanted, bridge.Place(work=work, worker=workers["main"], say=say))
             return run.all(source, gather(recipe, workers["main"], say))
     except OSError as error:
         full = disk_full(error)
@@ -207,17 +199,35 @@ class _Run:
         wanted = candidates.unique(allowed)
         outcomes = found.run(wanted if job.base is None else base.layers_of(job.base, wanted))
         outcomes, latency = timing.time_all(job, self.timer, outcomes, self._foreign)
-        outcomes = self._memory(job, outcomes)
+        figures = Figures(
+            recipe=recipe,
+            profiles=self.profiles,
+            job=job,
+            machine=self.machine,
+            timer=self.timer,
+            device=self.device,
+        )
+        outcomes = figures.memory(outcomes)
         about = {
             "metric": {"name": measured.name, "value": round(measured.value, 6), "n": measured.n},
             "latency_ms": latency,
         }
-        finished = {p.name: self._finish(p, allowed[p.name], outcomes, job) for p in self.profiles}
+        finished = {p.name: figures.finish(p, allowed[p.name], outcomes) for p in self.profiles}
+        papers = Papers(
+            recipe=recipe,
+            profiles=self.profiles,
+            job=job,
+            data=data,
+            machine=self.machine,
+            workers=self.workers,
+            device=self.device,
+            say=self.say,
+        )
         try:
             for name, results in finished.items():
                 check_any(name, results)
         except EdgeError:
-            self._report(finished, job, about, ())
+            papers.report(finished, about, ())
             raise
         chosen = [o for rows in finished.values() for o in rows if o.status == "chosen"]
         if beside:
@@ -226,8 +236,9 @@ class _Run:
             sure |= checks.half(chosen, builds, found.judge, self.workers, self.say)
         run = {"golden_looks": found.golden_looks, "of_source": about, **beside}
         run |= {"convergence": sure} if sure else {}
-        done = self._pack(finished, job, data, run)
-        self._report(finished, job, about, done)
+        run["seconds"] = round(self.clock() - self.start, 1)
+        done = papers.pack(finished, run)
+        papers.report(finished, about, done)
         return done
 
     def _job(self, source: Source, data: Data, decided: plan.Plan) -> Job:
@@ -252,134 +263,6 @@ class _Run:
     def _cache(self) -> Cache:
         root = (self.recipe.cache or default_root()) if self.recipe.use_cache else None
         return Cache(root, limit_mb=self.recipe.cache_mb, say=self.say)
-
-    def _memory(self, job: Job, outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
-        """Return the outcomes, the fastest with the memory of a process that runs them where a profile limits it."""
-        limited = any(p.limits.ram_mb is not None for p in self.profiles)
-        passed = sorted((o for o in outcomes.values() if o.status == "passed"), key=choose.speed)
-        return dict(outcomes) | {
-            o.candidate.key: self._with_memory(job, o) for o in passed[: MEMORY_OF if limited else 0]
-        }
-
-    def _with_memory(self, job: Job, outcome: Outcome) -> Outcome:
-        if self.device is not None:
-            return timing.with_memory(job, outcome, self.device)
-        fresh = Workshop("memory", job_limit_s=self.recipe.job_limit_s, memory_mb=self.recipe.memory_mb)
-        try:
-            return timing.with_memory(job, outcome, fresh)
-        finally:
-            fresh.close()
-
-    def _finish(
-        self, profile: Profile, allowed: Sequence[candidates.Allowed], outcomes: Mapping[str, Outcome], job: Job
-    ) -> tuple[Outcome, ...]:
-        """Return the profile's rows with the chosen one, its threads searched where the profile is this machine's."""
-        rows = choose.rows_of(profile, allowed, outcomes, self.machine)
-        if profile.arch != "any" and runs_here(profile, self.machine) and self.machine.cores > 1:
-            rows = self._with_threads(profile, rows, job)
-        rows = choose.choose(rows, profile)
-        return tuple(
-            choose.figures(self._with_memory(job, o), profile, self.machine)
-            if o.status == "chosen" and o.ram_mb is None
-            else o
-            for o in rows
-        )
-
-    def _with_threads(self, profile: Profile, rows: Sequence[Outcome], job: Job) -> tuple[Outcome, ...]:
-        passed = sorted((o for o in rows if o.status == "passed"), key=choose.speed)
-        limit = profile.limits.latency_ms
-        searched = {id(o) for o in passed[: THREADS_OF if limit is not None else 1]}
-        cores = min(self.machine.cores, profile.cores or self.machine.cores)
-
-        def search_threads(outcome: Outcome) -> Outcome:
-            support = profile.runtime(outcome.candidate.runtime, outcome.candidate.provider)
-            options = {} if support is None else support.options
-            return timing.with_threads(
-                job,
-                self.timer,
-                outcome,
-                options,
-                cores=cores,
-                prefer=self.recipe.prefer,
-                limit=limit,
-            )
-
-        return tuple(search_threads(o) if id(o) in searched else o for o in rows)
-
-    def _pack(
-        self, finished: Mapping[str, tuple[Outcome, ...]], job: Job, data: Data, run: Mapping[str, Any]
-    ) -> tuple[Converted, ...]:
-        """Pack every profile's artifact, then put all of them in place."""
-        staged = [self._artifact(p, finished[p.name], job, data, run) for p in self.profiles]
-        workplace.publish({c.path: self.recipe.out / c.path.name for c in staged})
-        done = tuple(replace(c, path=self.recipe.out / c.path.name) for c in staged)
-        return tuple(self._with_delta(c, job) for c in done)
-
-    def _artifact(
-        self, profile: Profile, rows: tuple[Outcome, ...], job: Job, data: Data, run: Mapping[str, Any]
-    ) -> Converted:
-        recipe, source, decided = self.recipe, job.source, job.plan
-        chosen = next(o for o in rows if o.status == "chosen")
-        parent = base.parent_of(job.base, profile.name, self.profiles)
-        known: Any = {"recipe": recipe, "source": source, "data": data}
-        manifest = evidence.manifest(chosen, profile=profile, parent=parent, machine=this_machine(), **known)
-        facts = dict(run) | {"seconds": round(self.clock() - self.start, 1)}
-        facts |= {} if self.device is None else {"device": self.device.name}
-        papers_of = evidence.evidence(rows, chosen, run=facts, machine=self.machine, **known)
-        folder = self.work / "artifacts"
-        folder.mkdir(exist_ok=True)
-        path = folder / f"{decided.name}-{recipe.version}-{profile.name}.edge"
-        packed = self.workers[chosen.candidate.environment or "main"].call(
-            "pack",
-            out=str(path),
-            manifest=manifest,
-            files=[str(f) for f in chosen.files],
-            labels=list(decided.labels),
-            images=[str(s.image) for s in data.golden.samples],
-            evidence=papers_of,
-            card=papers.card(manifest, papers_of),
-            bom=papers.bom(manifest, papers_of, digest_of(chosen.files[0])),
-        )
-        return Converted(
-            path=path,
-            digest=packed["digest"],
-            payload_digest=packed["payload_digest"],
-            profile=profile.name,
-            chosen=chosen,
-            size_bytes=packed["size_bytes"],
-            rows=rows,
-            source=run["of_source"],
-            parent=parent,
-        )
-
-    def _with_delta(self, done: Converted, job: Job) -> Converted:
-        if job.base is None or done.parent is None:
-            return done
-        delta = dict(self.workers["main"].call("delta", old=str(job.base.path), new=str(done.path)))
-        if delta["bytes"] is not None:
-            share = delta["bytes"] / max(1, done.size_bytes)
-            delta["of_artifact"] = round(share, 4)
-            self.say(
-                f"  {done.path.name}: a delta of {delta['bytes']} bytes from the base, {share:.0%} of the artifact"
-            )
-        return replace(done, delta=delta)
-
-    def _report(
-        self,
-        finished: Mapping[str, tuple[Outcome, ...]],
-        job: Job,
-        about: Mapping[str, Any],
-        done: Sequence[Converted],
-    ) -> None:
-        target = self.recipe.report
-        if target is None:
-            return
-        page = report.page(finished, job=job, source=about, done=done, machine=self.machine)
-        path = self.work / "report.html"
-        path.write_text(page, encoding="utf-8")
-        workplace.check_out(target.parent)
-        workplace.publish({path: target})
-        self.say(f"  report: {target}")
 
 
 def _quantizes(allowed: Mapping[str, Sequence[candidates.Allowed]]) -> bool:

@@ -40,7 +40,7 @@ class Outcome:
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row of the table of candidates."""
+        """Return the row of the table of candidates; the spans of single channels stand in the manifest only."""
         c = self.candidate
         row = {
             "runtime": c.runtime,
@@ -61,7 +61,7 @@ class Outcome:
             "options": self.options or None,
             "float_layers": list(c.float_layers) or None,
             "facts": self.facts or None,
-            "deltas": self.deltas or None,
+            "deltas": {k: v for k, v in self.deltas.items() if k != "spans"} or None,
             "steps": list(self.steps),
         }
         return {k: v for k, v in row.items() if v is not None or k == "reason"}

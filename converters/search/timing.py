@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from converters.search.outcome import Outcome
 from converters.workers import Workshop
 from edge_sdk.errors import EdgeError
 
+logger = logging.getLogger(__name__)
 LATENCY_S = 6.0
 THREADS_S = 1.6
 """Wall time of one setting of threads and sessions."""
@@ -78,8 +80,7 @@ def time_all(
 def with_memory(job: Job, outcome: Outcome, fresh: Workshop) -> Outcome:
     """Return the outcome with the peak resident memory of a fresh process that loads and runs the build.
 
-    Raises:
-        EdgeError: the process died.
+    Without it where such a process cannot run it: a runtime of another environment, or a process that died.
     """
     try:
         reply = fresh.call(
@@ -89,6 +90,9 @@ def with_memory(job: Job, outcome: Outcome, fresh: Workshop) -> Outcome:
             labels=list(job.plan.labels),
             image=job.golden[0],
         )
+    except EdgeError as error:
+        logger.info("no memory of %s: %s", outcome.candidate.key, error.message)
+        return outcome
     finally:
         fresh.stop()
     return replace(

@@ -12,6 +12,12 @@ _TASKS = ("classification", "detection", "segmentation", "keypoints", "embedding
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "edge convert MODEL --profile P [--calibration DIR] [--golden DIR] [--out DIR] [more]"
+    parser.epilog = (
+        "Every flag has the key of its name in a recipe. Exit code 5: no build passed the guard or the limits, the "
+        "message has the reason of each; 2: something must be said by a flag, which the message names; 6: the model "
+        "cannot be converted, or a disk is full; 130: interrupted, the same command goes on from the cache."
+    )
     parser.add_argument(
         "model",
         nargs="?",
@@ -97,13 +103,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--weights", metavar="W", help="weights of the factory given as MODEL; none: it loads its own")
     model.add_argument("--opset", type=int, metavar="N", help="ONNX opset that PyTorch writes (default: 18)")
     model.add_argument("--signature", metavar="S", help="signature of a SavedModel with several")
-    model.add_argument("--task", choices=_TASKS)
+    model.add_argument("--task", choices=_TASKS, metavar="T", help=", ".join(_TASKS))
     model.add_argument("--decoder", metavar="D", help="how outputs become results: softmax, yolox, nanodet, …")
     model.add_argument("--resize", metavar="R", help="stretch, crop, letterbox[:center|topleft][:PAD]")
-    model.add_argument("--color", choices=("bgr", "rgb", "gray"))
+    model.add_argument("--color", choices=("bgr", "rgb", "gray"), help="what the channels of its input are")
     model.add_argument("--mean", metavar="A,B,C", help="subtracted from the pixels, in pixel units 0 to 255")
     model.add_argument("--std", metavar="A,B,C", help="then divides, in pixel units 0 to 255")
-    model.add_argument("--layout", choices=("NCHW", "NHWC"))
+    model.add_argument("--layout", choices=("NCHW", "NHWC"), help="where the channels stand in its input")
     model.add_argument("--size", metavar="WxH", help="input size, where the model does not fix it")
     model.add_argument("--labels", type=Path, metavar="F", help="class names, one a line")
     model.add_argument(
