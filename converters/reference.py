@@ -91,6 +91,12 @@ def judge(found: Mapping[str, Any], function: str) -> Verdict:
     head = f"`{function}` and the model agree {value:.2f} on {found['n']} images{said}"
     if grave and explained >= min(FINE, value + 0.05):
         return Verdict(status="refuses", message=head, hint=hint)
+    if value >= FINE and float(found["close"]) < POOR and not causes:
+        return Verdict(
+            status="warns",
+            message=f"{head}, but on scores or places only {float(found['close']):.2f}",
+            hint="is a softmax or sigmoid missing on one side, or applied twice?",
+        )
     if value >= FINE or (causes and not grave and explained >= FINE):
         return Verdict(status="warns" if causes else "agrees", message=head, hint=hint)
     if value < POOR:

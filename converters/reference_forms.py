@@ -22,6 +22,8 @@ FORMS = {
     "embedding": "a vector (d,)",
     "regression": "numbers (k,), or {name: number}",
 }
+ROUNDING = 1e-3
+"""Scores this far outside [0, 1] are still probabilities, not logits."""
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -106,7 +108,7 @@ def _classification(value: Any, labels: Sequence[str], classes: int) -> Arrays:
     probs = probs.reshape(-1) if probs.ndim == 2 and 1 in probs.shape else probs
     if probs.ndim != 1 or len(probs) < 2:
         raise ValueError(f"shape {probs.shape} is not (c,)")
-    if probs.min() < 0 or probs.max() > 1:
+    if probs.min() < -ROUNDING or probs.max() > 1 + ROUNDING:
         probs = np.exp(probs - probs.max()) / np.exp(probs - probs.max()).sum()
     return {"probs": probs}
 

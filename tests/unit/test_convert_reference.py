@@ -147,6 +147,14 @@ def test_a_skew_is_refused_a_filter_is_said_and_what_nothing_explains_is_refused
     assert reference.judge(found, "pkg:fn").status == status
 
 
+def test_the_same_classes_with_other_scores_are_said():
+    verdict = reference.judge(figures(1.0, 1.0) | {"close": 0.2}, "pkg:fn")
+
+    assert verdict.status == "warns"
+    assert "agree 1.00 on 32 images, but on scores or places only 0.20" in verdict.message
+    assert "softmax" in verdict.hint
+
+
 def test_the_message_names_what_parts_them_and_the_flags():
     verdict = reference.judge(figures(0.66, 1.0, "resize", "color"), "pkg:fn")
 
@@ -157,6 +165,12 @@ def test_the_message_names_what_parts_them_and_the_flags():
 
 
 LABELS = ("cat", "dog", "cow")
+
+
+def test_probabilities_that_rounding_lifts_above_one_are_no_logits():
+    found = reference_forms._classification(np.array([0.0, 1.0000002, 0.0]), LABELS, 3)["probs"]
+
+    assert found.max() == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
