@@ -138,7 +138,7 @@ class Child:
             TimeoutError: nothing came for `timeout_s`.
         """
         done, deadline = 0, time.monotonic() + timeout_s
-        while done < len(view):
+        while done < len(view) and not self._ended:
             events = self._poll.poll(_POLL_S * 1000)
             ready = False
             for fd, _ in events:
