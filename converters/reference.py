@@ -87,7 +87,9 @@ def judge(found: Mapping[str, Any], function: str) -> Verdict:
     grave = [c for c in causes if c["kind"] not in _HARMLESS]
     said = " and ".join(str(c["name"]) for c in causes)
     said = f", {explained:.2f} when {said}" if said else ""
-    hint = " ".join(dict.fromkeys(str(c["hint"]) for c in causes if c["hint"]))
+    hints = list(dict.fromkeys(str(c["hint"]) for c in causes if c["hint"]))
+    flags = " ".join(h for h in hints if h.startswith("--"))
+    hint = "; ".join(filter(None, [flags, *(h for h in hints if not h.startswith("--"))]))
     head = f"`{function}` and the model agree {value:.2f} on {found['n']} images{said}"
     if grave and explained >= min(FINE, value + 0.05):
         return Verdict(status="refuses", message=head, hint=hint)
