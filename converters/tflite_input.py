@@ -56,6 +56,16 @@ def pixel_range(spec: InputSpec) -> tuple[float, float]:
     return min(ends), max(ends)
 
 
+def takes_integers(spec: InputSpec, io_dtypes: Sequence[str]) -> bool:
+    """Say whether 8-bit integers can be the input of a quantized graph on a device that takes `io_dtypes` (none: any).
+
+    As int8 always, since the device's table makes them; as uint8 where the pixels are theirs by one scale and zero.
+    """
+    mean, std = _broad(spec)
+    even = len(set(mean)) == 1 and len(set(std)) == 1 and std[0] > 0 and 0 <= mean[0] <= 255
+    return not io_dtypes or "int8" in io_dtypes or ("uint8" in io_dtypes and even and spec.layout == "NHWC")
+
+
 def fold_float(model: Any, spec: InputSpec, io_dtypes: Sequence[str]) -> tuple[InputSpec, list[str]]:
     """Put `(pixels - mean) / std` and the layout before a float input, so that it takes uint8 NHWC.
 
@@ -112,10 +122,11 @@ def fold_integer(model: Any, spec: InputSpec, io_dtypes: Sequence[str]) -> tuple
     mean, std = _broad(spec)
     even = len(set(mean)) == 1 and len(set(std)) == 1
     same = kind == "int8" and even and abs(scale * std[0] - 1) <= SAME_SCALE and abs(mean[0] - (zero + 128)) <= 0.5
-    if same and "int8" not in (io_dtypes or ("int8",)) and "uint8" in io_dtypes and spec.layout == "NHWC":
+    if kind == "int8" and io_dtypes and "int8" not in io_dtypes and takes_integers(spec, io_dtypes):
         # One more operation in the engine, which costs more than the device's table.
         tensor.name = f"{g.PREFIX}{spec.name}".encode()
-        image = g.add_tensor(model, spec.name, spec.shape, g.KIND.UINT8, scale=scale, zero=zero + 128)
+        level = {"scale": scale, "zero": zero + 128} if same else {"scale": 1 / std[0], "zero": round(mean[0])}
+        image = g.add_tensor(model, spec.name, spec.shape, g.KIND.UINT8, **level)
         op = g.make_op(model, g.OP.QUANTIZE, [image], [old], _options("QuantizeOptions"))
         graph.inputs, graph.operators = [image], [op, *graph.operators]
         return pixels(spec), ["uint8 NHWC input: mean and std are its scale and zero"]

@@ -120,7 +120,8 @@ def _static(request: BuildRequest, model: Any, spec: InputSpec) -> tuple[Any, st
     """Return the model with integer weights and activations."""
     bits = STATIC[request.precision]
     float_out = not request.io_dtypes or "float32" in request.io_dtypes
-    float_in = not _integers_in(request, bits)
+    wide = bits == 16
+    float_in = "int16" not in request.io_dtypes if wide else not tflite_input.takes_integers(spec, request.io_dtypes)
     ops = [*(g.last(model, request.float_last) if float_out else ()), *g.head(model, request.float_first)]
     layers = tuple(dict.fromkeys([*(g.scope(model, op) for op in ops), *request.float_layers]))
     per_channel = request.scheme.per_channel
@@ -165,13 +166,6 @@ def ranked(request: BuildRequest, model: Any, spec: InputSpec, images: int) -> l
         leave={g.scope(model, op) for op in g.last(model, 0)},
         per_channel=request.scheme.per_channel,
     )
-
-
-def _integers_in(request: BuildRequest, bits: int) -> bool:
-    """Say whether the device takes integers at the input; 16 bits only where the profile lists them."""
-    if bits == 16:
-        return "int16" in request.io_dtypes
-    return not request.io_dtypes or bool({"uint8", "int8"} & set(request.io_dtypes))
 
 
 def static_recipe(

@@ -11,7 +11,7 @@ import numpy as np
 
 from converters import tflite_graph as g
 from converters import tflite_input
-from converters.backends import litert, match
+from converters.backends import litert, match, tflite_layers
 from converters.backends.base import BuildRequest, Built, LayerError, calibration_tensors
 from converters.tf_models import Frozen, frozen
 from edge_sdk.errors import BackendError, ConversionError
@@ -130,7 +130,7 @@ def _static(request: BuildRequest, source: Frozen, floats: Any, spec: InputSpec)
     float_out = not request.io_dtypes or "float32" in request.io_dtypes
     kept = g.last(floats, request.float_last) if float_out and not wide else []
     ops = [*kept, *g.head(floats, request.float_first)]
-    layers = sorted({*(n for op in ops for n in g.scope(floats, op).split(";")), *request.float_layers})
+    layers = sorted({*(g.scope(floats, op) for op in ops), *request.float_layers})
 
     def images() -> Iterator[list[Any]]:
         for tensor in calibration_tensors(request, spec):
@@ -147,9 +147,11 @@ def _static(request: BuildRequest, source: Frozen, floats: Any, spec: InputSpec)
 
     if wide and layers:
         raise BackendError("TensorFlow's converter cannot leave layers of a 16x8 build in float")
+    if not tflite_layers.layers(floats, layers):
+        return floats, "tensorflow TFLiteConverter: every layer float"
     raw = _selective(source, configure, images, layers) if layers else _convert(source, configure)
     model = _loaded(request, raw)
-    if not wide and (not request.io_dtypes or {"uint8", "int8"} & set(request.io_dtypes)):
+    if not wide and tflite_input.takes_integers(spec, request.io_dtypes):
         g.drop_entry_quantize(model)
     return model, (
         f"tensorflow TFLiteConverter: {'16x8' if wide else 'int8'}, {len(request.images)} images, "
@@ -163,7 +165,9 @@ def _selective(source: Frozen, configure: Any, images: Any, layers: Sequence[str
 
     converter = tf.lite.TFLiteConverter.from_concrete_functions([source.function])
     configure(converter)
-    options = tf.lite.experimental.QuantizationDebugOptions(denylisted_nodes=list(layers))
+    # An operation is named as the whole of what it was fused of, and an output as one of its parts.
+    nodes = sorted({name for layer in layers for name in (layer, *layer.split(";"))})
+    options = tf.lite.experimental.QuantizationDebugOptions(denylisted_nodes=nodes)
     made = []
 
     def convert() -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from converters import backends
@@ -28,11 +28,16 @@ def needed(source: Source, runtime: str) -> Environment | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a bridge works: its folder, the worker that compares the answers, and who is told."""
+    """Where a bridge works: its folder, the worker that compares the answers, who is told, and which bridges there are.
+
+    `root` is where environments are kept (None: the user's folder).
+    """
 
     work: Path
     worker: Workshop
     say: Callable[[str], None]
+    bridges: tuple[Environment, ...] = field(default_factory=lambda: bridges(FORM))
+    root: Path | None = None
 
 
 def extend(source: Source, recipe: Recipe, profiles: Sequence[Profile], place: Place) -> Source:
@@ -45,11 +50,11 @@ def extend(source: Source, recipe: Recipe, profiles: Sequence[Profile], place: P
     if not wanted or needed(source, runtime) is None or not _asked(recipe, runtime):
         return source
     reasons: list[str] = []
-    for environment in [e for e in bridges(FORM) if e.reads in source.forms]:
+    for environment in [e for e in place.bridges if e.reads in source.forms]:
         try:
-            python = find(environment)
+            python = find(environment, place.root)
             if python is None and recipe.make_environments:
-                python = ensure(environment, say=place.say)
+                python = ensure(environment, root=place.root, say=place.say)
             if python is not None:
                 return _bridged(source, recipe, environment, python, place)
         except EdgeError as error:
