@@ -195,15 +195,17 @@ class LiveFeed:
         """Wait before the next attempt, less long when the source comes within reach; False when it was stopped."""
         look: Callable[[], bool | None] = getattr(reader.source, "reachable", lambda: None)
         deadline = time.monotonic() + self._backoff.delay_s(attempt, random.random)
-        away = False
+        looking, away = True, False
         while (left := deadline - time.monotonic()) > 0:
             with self._changed:
-                if self._changed.wait_for(lambda: self._stopped, timeout=min(left, _LOOK_S)):
+                if self._changed.wait_for(lambda: self._stopped, timeout=min(left, _LOOK_S) if looking else left):
                     return False
-            there = look()
-            if there and away:
-                return True
-            away = away or there is False
+            if looking:
+                there = look()
+                if there and away:
+                    return True
+                # One that answers and fails all the same, a wrong password for instance, is left in peace.
+                looking = away = away or there is False
         return not self._stopped
 
     def _watch(self, reader: _Reader) -> EdgeError | None:

@@ -194,3 +194,15 @@ def test_sigterm_while_standard_input_says_nothing_ends_with_0(artifact, tmp_pat
     process.stdin.close()
     process.stdout.close()
     process.stderr.close()
+
+
+def test_doctor_says_which_decoders_work_here_and_why_others_do_not():
+    done = edge("doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    rows = {d["name"]: d for d in report["ffmpeg"]["decoders"]}
+    assert set(rows) == {"vaapi", "nvdec", "v4l2m2m", "software"}
+    assert all(row["ok"] or row["why"] for row in rows.values())
+    assert rows["software"]["ok"] == (report["ffmpeg"]["path"] is not None)
+    assert isinstance(report["cameras"], list)
+    assert isinstance(report["picamera2"], bool)
