@@ -86,7 +86,7 @@ def test_one_artifact_per_profile_with_every_candidate_and_its_reason(two):
     assert [a["profile"] for a in two] == ["generic-cpu", "x86-64-avx2"]
     pairs = [{(c["runtime"], c["precision"]) for c in a["candidates"]} for a in two]
     assert pairs[0] == {("onnxruntime", "fp32"), ("onnxruntime", "int8")}
-    assert pairs[1] == pairs[0] | {("openvino", p) for p in ("fp32", "fp16", "int8")}
+    assert pairs[1] >= pairs[0] | {("openvino", p) for p in ("fp32", "fp16", "int8")}
     for artifact in two:
         chosen = artifact["chosen"]
         assert {"runtime", "precision", "latency_ms", "size_bytes", "metric"} <= set(chosen)
@@ -128,18 +128,18 @@ def test_the_bill_of_materials_says_model_data_and_tools_in_cyclonedx(two):
     assert "onnxruntime" in {t["name"] for t in bom["metadata"]["tools"]["components"]}
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_equal_inputs_give_equal_payloads(capsys, world, tmp_path, runtime):
+@pytest.mark.parametrize(("runtime", "precision"), [("onnxruntime", "fp32"), ("openvino", "int8")])
+def test_equal_inputs_give_equal_payloads(capsys, world, tmp_path, runtime, precision):
     digests = set()
     for name in ("a", "b"):
         code, data, err = convert(
-            capsys, world / "m.onnx", "--profile", "x86-64-avx2", "--runtime", runtime, "--precision", "int8",
+            capsys, world / "m.onnx", "--profile", "x86-64-avx2", "--runtime", runtime, "--precision", precision, "--no-cache",
             "--calibration", world / "calibration", "--golden", world / "golden", "--out", tmp_path / name,
             "--max-drop", "0.2", *FLAGS,
         )  # fmt: skip
         assert code == 0, err
         digests.add(data["artifacts"][0]["payload_digest"])
-        assert {c["precision"] for c in data["artifacts"][0]["candidates"] if c["status"] != "skipped"} == {"int8"}
+        assert {c["precision"] for c in data["artifacts"][0]["candidates"] if c["status"] != "skipped"} == {precision}
 
     assert len(digests) == 1
 
@@ -408,4 +408,7 @@ def test_a_source_that_never_agrees_with_the_labels_is_not_a_reference(capsys, w
         capsys, world / "m.onnx", "--profile", "generic-cpu", "--golden", tmp_path / "golden", "--out", tmp_path, *FLAGS
     )
 
-    assert (code, "the source itself has top1 0 on the golden set" in data["error"]["message"]) == (6, True)
+    assert (code, "1.0000 when the classes are in another order: `blue` is its class" in data["error"]["message"]) == (
+        5,
+        True,
+    )
