@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,7 @@ def mixed(model: Any, tensors: Iterable[NDArray[Any]]) -> set[str]:
     ranges = observe(model, tensors, [i for n in joins for i in n.input])
     found, made = set(), set()
     for node in model.graph.node:
-        if node in joins and _apart([ranges[i] for i in node.input if i in ranges]):
+        if node in joins and apart([ranges[i] for i in node.input if i in ranges]):
             found.add(node.name)
             made.update(node.output)
         elif any(i in made for i in node.input) and (node.op_type in _MOVES or node.op_type in g.WEIGHT_OPS):
@@ -100,7 +100,8 @@ def mixed(model: Any, tensors: Iterable[NDArray[Any]]) -> set[str]:
     return found
 
 
-def _apart(ranges: list[tuple[float, float]]) -> bool:
+def apart(ranges: Sequence[tuple[float, float]]) -> bool:
+    """Return whether one of the ranges (low, high) spans MIXED_SPAN times another or more."""
     spans = [max(high, 0.0) - min(low, 0.0) for low, high in ranges if np.isfinite([low, high]).all()]
     spans = [s for s in spans if s > 0]
     return bool(spans) and max(spans) / min(spans) >= MIXED_SPAN

@@ -50,6 +50,7 @@ def convert(
     except Exception as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ConversionError(f"the model could not be turned to fp16: {line}", hint="its fp32 build serves") from None
+    _join_floats(half)
     _check(model, half, seen)
     del half.graph.value_info[:]
     note = f", {len(wide)} nodes float because they hold numbers above {TOP / MARGIN:.0f}" if wide else ""
@@ -72,6 +73,30 @@ def _out_of_range(model: Any, seen: Sequence[NDArray[Any]]) -> set[str]:
             if np.isfinite(ends).all() and max(map(abs, ends)) > TOP / MARGIN
         }
     return {n.name for n in model.graph.node if large & {*n.input, *n.output}}
+
+
+def _join_floats(model: Any) -> None:
+    """Let float nodes read each other's numbers as they are, not through the pairs of casts of the tool; in place."""
+    casts = {
+        n.output[0]: (n.input[0], next(a.i for a in n.attribute if a.name == "to"))
+        for n in model.graph.node
+        if n.op_type == "Cast"
+    }
+    for node in model.graph.node:
+        for k, name in enumerate(node.input):
+            inner, kind = casts.get(name, ("", 0))
+            source, middle = casts.get(inner, ("", 0))
+            if (kind, middle) == (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16):
+                node.input[k] = source
+    read = {i for n in model.graph.node for i in n.input} | {o.name for o in model.graph.output}
+    while True:
+        keep = [n for n in model.graph.node if n.op_type != "Cast" or n.output[0] in read]
+        if len(keep) == len(model.graph.node):
+            return
+        copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in keep]
+        model.graph.ClearField("node")
+        model.graph.node.extend(copies)
+        read = {i for n in model.graph.node for i in n.input} | {o.name for o in model.graph.output}
 
 
 def _check(model: Any, half: Any, seen: Sequence[NDArray[Any]]) -> None:

@@ -19,7 +19,7 @@ from converters.backends import onnx_float as keep
 from converters.backends.base import BuildRequest, calibration_tensors
 from converters.backends.onnx_prepare import QDQ_OPSET, optimise
 from converters.backends.onnx_ranges import observe, opset_of, session
-from edge_sdk.errors import BackendError, ConversionError
+from edge_sdk.errors import BackendError, CalibrationError, ConversionError
 from edge_sdk.registry import near_miss
 from edge_sdk.schemas.manifest import InputSpec
 
@@ -55,8 +55,11 @@ def prepare(request: BuildRequest, model: Any, spec: InputSpec, folded: Sequence
     scores that share an output keep their own ranges, decoding before it, what the request names, the preprocessing.
 
     Raises:
+        CalibrationError: the request has no images.
         ConversionError: ONNX Runtime cannot load it, or it has no layer of a name in `float_layers`.
     """
+    if not request.images:
+        raise CalibrationError("int8 needs calibration images", hint="--calibration DIR")
     path = request.out / "prepared.onnx"
     optimise(model, path)
     out = onnx.load(str(path))
@@ -113,11 +116,8 @@ def quantize(request: BuildRequest, prepared: Prepared) -> tuple[Any, list[str]]
             f"the onnxruntime back-end has no int8 method `{request.method}`", hint="known: nncf, or none"
         )
     model, floats, step = ways[request.method](request, prepared)
-    if not any(n.op_type == "QuantizeLinear" for n in model.graph.node):
-        raise ConversionError(
-            "nothing of the model was quantized: no layer has constant weights and is allowed int8",
-            hint="its fp32 build is all there is",
-        )
+    if not _has_int8_weights(model):
+        raise nothing_to_quantize()
     model = keep.read_floats(model, prepared.exact)
     steps = [step]
     if prepared.lost:
@@ -126,6 +126,20 @@ def quantize(request: BuildRequest, prepared: Prepared) -> tuple[Any, list[str]]
         model, said = onnx_base.reuse(model, onnx.load(str(request.base)), floats)
         steps.append(said)
     return model, steps
+
+
+def _has_int8_weights(model: Any) -> bool:
+    held = {t.name: t.data_type for t in model.graph.initializer}
+    kinds = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+    return any(n.op_type == "DequantizeLinear" and held.get(n.input[0]) in kinds for n in model.graph.node)
+
+
+def nothing_to_quantize() -> ConversionError:
+    """Return the error for an int8 build in which every layer stayed float."""
+    return ConversionError(
+        "nothing of the model was quantized: no layer has constant weights and is allowed int8",
+        hint="its fp32 build is all there is",
+    )
 
 
 def _static(request: BuildRequest, prepared: Prepared) -> tuple[Any, Any, str]:
@@ -151,7 +165,11 @@ def _static(request: BuildRequest, prepared: Prepared) -> tuple[Any, Any, str]:
             activation_type=_TYPES[scheme.activation],
             weight_type=_TYPES[scheme.weight],
             nodes_to_exclude=list(prepared.excluded),
-            extra_options={"TensorQuantOverrides": _overrides(ranges)},
+            extra_options={
+                "TensorQuantOverrides": _overrides(ranges),
+                # A float layer reads what is before the rounding, so that must not have lost its Relu to it.
+                "QDQKeepRemovableActivations": bool(prepared.exact),
+            },
         )
     except _FAILURES as error:
         raise _failed("onnxruntime", error) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,14 +81,25 @@ def optimise(model: Any, path: Path) -> None:
     try:
         ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        line = str(error).strip().splitlines()[0][:200]
-        raise ConversionError(
-            f"onnxruntime {ort.__version__} cannot load the model: {line}", hint="the model needs another opset"
-        ) from None
+        raise _cannot_load(model, error) from None
     out = onnx.load(str(path))
     _drop_unused_domains(out)
     g.name_nodes(out)
     onnx.save(out, str(path))
+
+
+def _cannot_load(model: Any, error: Exception) -> ConversionError:
+    opset = max((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    newest = re.search(r"till opset (\d+)", str(error))
+    if newest is not None:
+        return ConversionError(
+            f"the model has opset {opset}, onnxruntime {ort.__version__} reads up to {newest.group(1)}",
+            hint=f"export it again with opset {newest.group(1)} or lower, or install a newer onnxruntime",
+        )
+    line = str(error).strip().splitlines()[0][:200]
+    return ConversionError(
+        f"onnxruntime {ort.__version__} cannot load the model: {line}", hint="the model needs another opset"
+    )
 
 
 def _drop_unused_domains(model: Any) -> None:

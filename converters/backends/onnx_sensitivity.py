@@ -127,7 +127,8 @@ def _twin(
     if rounds_output:
         _round(part, last, f"{stem}_out", ranges[layer.output])
         last = f"{stem}_out"
-    axes = [0] if layer.node.op_type in ("Gemm", "MatMul") else [0, 2, 3]
+    # The outputs of a dense layer are compared with each other, so its signal is the variance of all of them.
+    axes = None if layer.node.op_type in ("Gemm", "MatMul") else [0, 2, 3]
     part.graph.node.append(helper.make_node("Sub", [layer.output, last], [f"{stem}_d"]))
     for name, (a, b) in {"noise": (f"{stem}_d",) * 2, "square": (layer.output,) * 2}.items():
         part.graph.node.append(helper.make_node("Mul", [a, b], [f"{stem}_{name}2"]))

@@ -56,8 +56,8 @@ def sensitivity(request: BuildRequest, images: int) -> list[LayerError]:
     from converters.backends import ov_layers, ov_sensitivity
 
     model, spec, _ = load(request)
-    pictures = itertools.islice(calibration_tensors(request, spec), images)
-    return ov_sensitivity.measure(model, ov_layers.ignored(model, request), pictures, request.scheme)
+    pictures = list(itertools.islice(calibration_tensors(request, spec), images))
+    return ov_sensitivity.measure(model, ov_layers.ignored(model, request, pictures), pictures, request.scheme)
 
 
 def _save(model: Any, out: Path, *, half: bool) -> None:

@@ -83,7 +83,7 @@ def _range(before: Any, now: Any) -> bool:
 
 def _weights(before: Any, now: Any, weights: NDArray[np.float32]) -> tuple[int, int] | None:
     """Write the integers and scales of one layer again; return how many channels kept theirs, of how many."""
-    theirs, mine = _quantized(before), _quantized(now)
+    theirs, mine = quantized(before), quantized(now)
     if theirs is None or mine is None:
         return None
     (scale_at, ints_at), scale, ints = mine
@@ -98,7 +98,7 @@ def _weights(before: Any, now: Any, weights: NDArray[np.float32]) -> tuple[int, 
     return count, int(scale.size)
 
 
-def _quantized(layer: Any) -> tuple[tuple[tuple[Any, int], tuple[Any, int]], NDArray[Any], NDArray[Any]] | None:
+def quantized(layer: Any) -> tuple[tuple[tuple[Any, int], tuple[Any, int]], NDArray[Any], NDArray[Any]] | None:
     """Return the places (node, input) of scale and integers of a layer's symmetric weights, and both."""
     node = layer.input_value(1).get_node()
     while node.get_type_name() == "Reshape":

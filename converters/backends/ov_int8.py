@@ -11,11 +11,13 @@ import edge_sdk.runtimes.no_analytics  # noqa: F401  (before openvino and nncf)
 
 # isort: split
 import nncf
-import openvino as ov
 
 from converters.backends import ov_layers
 from converters.backends.base import BuildRequest, calibration_tensors
-from converters.backends.ov_source import VERSION
+from converters.backends.onnx_int8 import RANGE_IMAGES, nothing_to_quantize
+from converters.backends.ov_base import quantized
+from converters.backends.ov_run import compile_model
+from converters.backends.ov_source import WEIGHTED
 from converters.backends.sqnr import agreement
 from edge_sdk.errors import BackendError, CalibrationError, ConversionError
 from edge_sdk.schemas.manifest import InputSpec
@@ -42,10 +44,10 @@ def quantize(model: Any, request: BuildRequest, spec: InputSpec) -> tuple[Any, s
         raise ConversionError(
             "the source is quantized already: int8 of it would be rounded twice", hint="convert the float model"
         )
-    left = ov_layers.ignored(model, request)
     tensors = list(calibration_tensors(request, spec))
     if not tensors:
         raise CalibrationError("int8 needs calibration images", hint="--calibration DIR")
+    left = ov_layers.ignored(model, request, tensors[:RANGE_IMAGES])
     overflow = nncf.OverflowFix.ENABLE if request.scheme.reduce_range else nncf.OverflowFix.DISABLE
     words: dict[str, Any] = {
         "subset_size": len(tensors),
@@ -66,6 +68,8 @@ def quantize(model: Any, request: BuildRequest, spec: InputSpec) -> tuple[Any, s
             f"nncf {nncf.__version__} could not quantize the model: {line}",
             hint="its fp32 build may still serve; -v shows the traceback",
         ) from None
+    if not any(op.get_type_name() in WEIGHTED and quantized(op) is not None for op in made.get_ordered_ops()):
+        raise nothing_to_quantize()
     return made, (
         f"{said}: preset mixed, overflow_fix {overflow.value}, fast bias correction over {len(tensors)} images, "
         f"{len(left)} nodes float"
@@ -96,16 +100,6 @@ def _by_accuracy(model: Any, tensors: list[Any], advanced: Any, words: dict[str,
         **words,
     )
     return made, f"nncf.quantize_with_accuracy_control (agreement with float falls by at most {MAX_LOSS:g})"
-
-
-def compile_model(model: Any) -> Any:
-    """Compile for exact float arithmetic on one thread, so that equal inputs give equal bytes."""
-    properties = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
-    try:
-        return ov.Core().compile_model(model, "CPU", properties)
-    except Exception as error:
-        line = (str(error).strip().splitlines() or [""])[-1][:200]
-        raise ConversionError(f"openvino {VERSION} cannot run the model: {line}", hint="try another runtime") from None
 
 
 def _run(compiled: Any, tensor: Any) -> list[Any]:

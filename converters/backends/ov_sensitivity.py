@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 import edge_sdk.runtimes.no_analytics  # noqa: F401  (before openvino)
 
 # isort: split
-import openvino as ov
 import openvino.opset13 as ops
 from openvino.utils.node_factory import NodeFactory
 
-from converters.backends import sqnr
+from converters.backends import ov_run, sqnr
 from converters.backends.base import LayerError
-from converters.backends.ov_int8 import compile_model
 from converters.backends.ov_source import constant
 from device_profiles.profile import Int8Scheme
 
@@ -39,9 +37,9 @@ class _Layer:
 
     @property
     def spatial(self) -> list[int]:
-        """Return the axes of input and output over which a channel's numbers lie."""
+        """Return the axes of the output over which a channel's numbers lie; all of a dense layer's are compared."""
         rank = len(self.node.output(0).get_partial_shape())
-        return [0] if self.node.get_type_name() == "MatMul" else [k for k in range(rank) if k != 1]
+        return [k for k in range(rank) if k != 1 or self.node.get_type_name() == "MatMul"]
 
 
 def measure(model: Any, left: Iterable[str], tensors: Iterable[NDArray[Any]], scheme: Int8Scheme) -> list[LayerError]:
@@ -55,12 +53,13 @@ def measure(model: Any, left: Iterable[str], tensors: Iterable[NDArray[Any]], sc
     layers = [la for la in _layers(model) if la.node.get_friendly_name() not in skipped]
     if not layers:
         return []
-    ranges = _ranges(model, layers, pictures)
+    places = [(la.node.input_value(0), 1 if la.grouped else None) for la in layers]
+    ranges = ov_run.ranges(model, places, pictures)
     results = []
     for layer, ends in zip(layers, ranges, strict=True):
         results += _twin(layer, ends, scheme)
     seen = [sqnr.Sums() for _ in layers]
-    for values in _run(model, results, pictures):
+    for values in ov_run.values(model, results, pictures):
         for index, sums in enumerate(seen):
             sums.add(*values[3 * index : 3 * index + 3])
     rows = [LayerError(layer=la.node.get_friendly_name(), error=s.error()) for la, s in zip(layers, seen, strict=True)]
@@ -75,29 +74,6 @@ def _layers(model: Any) -> list[_Layer]:
             if weights is not None:
                 found.append(_Layer(node=node, weights=weights))
     return found
-
-
-def _ranges(model: Any, layers: list[_Layer], pictures: list[NDArray[Any]]) -> list[NDArray[np.float64]]:
-    """Return for each layer the ends of its input, (channels or 1, 2): means over the images."""
-    nodes = []
-    for layer in layers:
-        source = layer.node.input_value(0)
-        rank = len(source.get_partial_shape())
-        axes = [k for k in range(rank) if not (layer.grouped and k == 1)]
-        for reduce in (ops.reduce_min, ops.reduce_max):
-            nodes.append(reduce(source, ops.constant(np.array(axes, np.int64)), False))
-    rows = list(_run(model, nodes, pictures))
-    means = [np.mean(column, axis=0).reshape(-1) for column in zip(*rows, strict=True)]
-    return [np.stack(means[2 * k : 2 * k + 2], axis=1) for k in range(len(layers))]
-
-
-def _run(model: Any, extra: list[Any], pictures: list[NDArray[Any]]) -> Iterable[list[NDArray[np.float64]]]:
-    """Yield the values of further nodes of the model for each picture."""
-    part = ov.Model([ops.result(node) for node in extra], model.get_parameters(), "part")
-    compiled = compile_model(part)
-    for tensor in pictures:
-        answer = compiled(tensor)
-        yield [np.array(answer[k], np.float64) for k in range(len(extra))]
 
 
 def _twin(layer: _Layer, ends: NDArray[np.float64], scheme: Int8Scheme) -> list[Any]:
