@@ -15,6 +15,8 @@ from device_profiles.probe import runs_here
 from device_profiles.profile import INT8_DOT_FLAGS, Profile
 
 USABLE = ("passed", "chosen")
+TIE, TIE_MS = 1.02, 0.005
+"""Latencies within 2 % and 5 microseconds are equal: the simpler build wins, so that noise does not choose."""
 
 
 def for_profile(
@@ -42,16 +44,29 @@ def rows_of(
 def choose(rows: Sequence[Outcome], profile: Profile) -> tuple[Outcome, ...]:
     """Return the rows with the profile's limits applied, the fastest chosen and the Pareto front marked."""
     within = [limited(o, profile) for o in rows]
-    best = min((o for o in within if o.status == "passed"), key=speed, default=None)
-    if best is None:
+    passed = [o for o in within if o.status == "passed" and o.latency_ms is not None]
+    if not passed:
         return tuple(within)
+    least = min(speed(o) for o in passed)
+    best = min((o for o in passed if as_fast(speed(o), least)), key=_simplicity)
     return front([replace(o, status="chosen") if o is best else _why_not(o, best) for o in within])
 
 
-def speed(outcome: Outcome) -> tuple[float, bool, int]:
-    """Return what the chosen build has least of: latency, then fp32 first, then bytes."""
+def speed(outcome: Outcome) -> float:
+    """Return the milliseconds by which builds compete."""
     assert outcome.latency_ms is not None
-    return float(outcome.latency_ms["p50"]), outcome.candidate.precision != "fp32", outcome.size_bytes or 0
+    return float(outcome.latency_ms["p50"])
+
+
+def as_fast(ms: float, least: float) -> bool:
+    """Return whether a latency is no more above the least than two measurements of one build differ."""
+    return ms <= least * TIE + TIE_MS
+
+
+def _simplicity(outcome: Outcome) -> tuple[bool, bool, bool, int, str]:
+    """Return what is least of the build that is taken among equally fast ones: float, plain, small."""
+    c = outcome.candidate
+    return c.precision != "fp32", bool(c.method), c != c.plain, outcome.size_bytes or 0, c.key
 
 
 def front(rows: Sequence[Outcome]) -> tuple[Outcome, ...]:
@@ -131,8 +146,8 @@ def _milliseconds(outcome: Outcome) -> float | None:
 def _why_not(outcome: Outcome, best: Outcome) -> Outcome:
     if outcome.status != "passed" or outcome.latency_ms is None or best.latency_ms is None:
         return outcome
-    ratio = outcome.latency_ms["p50"] / max(best.latency_ms["p50"], 1e-9)
+    ratio = speed(outcome) / max(speed(best), 1e-9)
     name = f"{best.candidate.runtime} {best.candidate.precision}"
-    if ratio >= 1.005:
-        return replace(outcome, reason_kind=Reason.SLOWER, reason=f"{ratio:.2f} times the latency of {name}")
-    return replace(outcome, reason_kind=Reason.EQUAL, reason=f"as fast as {name}, which is simpler")
+    if as_fast(speed(outcome), speed(best)):
+        return replace(outcome, reason_kind=Reason.EQUAL, reason=f"as fast as {name}, which is simpler")
+    return replace(outcome, reason_kind=Reason.SLOWER, reason=f"{ratio:.2f} times the latency of {name}")

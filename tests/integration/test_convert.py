@@ -133,7 +133,8 @@ def test_equal_inputs_give_equal_payloads(capsys, world, tmp_path, runtime, prec
     digests = set()
     for name in ("a", "b"):
         code, data, err = convert(
-            capsys, world / "m.onnx", "--profile", "x86-64-avx2", "--runtime", runtime, "--precision", precision, "--no-cache",
+            capsys, world / "m.onnx", "--profile", "x86-64-avx2", "--runtime", runtime, "--precision", precision,
+            "--no-cache",
             "--calibration", world / "calibration", "--golden", world / "golden", "--out", tmp_path / name,
             "--max-drop", "0.2", *FLAGS,
         )  # fmt: skip
