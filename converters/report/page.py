@@ -30,7 +30,7 @@ def page(
     """
     title = f"{job.plan.name} {job.recipe.version}"
     artifacts = {d.profile: d for d in done}
-    sections = [_profile(name, rows, source, artifacts.get(name)) for name, rows in finished.items()]
+    sections = [_profile(name, _sorted(rows), source, artifacts.get(name)) for name, rows in finished.items()]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -38,6 +38,12 @@ def page(
         f"<h1>{escape(title)}</h1>{_head(job, source, machine)}{''.join(sections)}{_legend()}"
         "</main></body></html>\n"
     )
+
+
+def _sorted(rows: Sequence[Outcome]) -> list[Outcome]:
+    """Return the rows as people look for them: what may be used by latency, then why the rest may not."""
+    order = ("chosen", "passed", "refused", "failed", "skipped")
+    return sorted(rows, key=lambda o: (order.index(o.status), (o.latency_ms or {}).get("p50", 0.0)))
 
 
 def _head(job: Job, source: Mapping[str, Any], machine: Machine) -> str:
@@ -76,7 +82,7 @@ def _chosen(rows: Sequence[Outcome], done: Converted | None) -> str:
     chosen = next((o for o in rows if o.status == "chosen"), None)
     if chosen is None or done is None:
         return "<p class=verdict>No build may be used: see the reasons below.</p>"
-    speed = f", {done.speedup:.2f} times as fast as the source as it came" if done.speedup else ""
+    speed = f", {done.speedup:.2f} times the speed of the source as it came" if done.speedup else ""
     return (
         f"<p class=verdict>Chosen: <b>{escape(plots.name_of(chosen))}</b>{escape(speed)}. "
         f"<code>{escape(done.path.name)}</code>, {done.size_bytes / 2**20:.2f} MiB</p>"
