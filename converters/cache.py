@@ -14,7 +14,9 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 _ENTRY = "entry.json"
 _INCOMING = ".incoming"
 _PACKAGES = ("converters", "edge_sdk")
+LEFT_S = 24 * 3600.0
+"""After this long an entry that is not finished is not worked on any more."""
 
 
 class Cache:
@@ -119,9 +123,13 @@ class Cache:
             self._warned = True
 
     def _make_room(self) -> None:
-        """Remove the entries that were used least recently until the rest fits."""
+        """Remove the entries that were used least recently until the rest fits, and what killed processes left."""
         assert self.root is not None
         with self._lock:
+            for left in (self.root / _INCOMING).iterdir():
+                with suppress(FileNotFoundError):  # another conversion finished it
+                    if left.stat().st_mtime < time.time() - LEFT_S:
+                        shutil.rmtree(left, ignore_errors=True)
             found = sorted(_entries(self.root))
             total = sum(size for _, size, _ in found)
             for _, size, folder in found:

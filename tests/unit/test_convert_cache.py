@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
@@ -67,6 +68,17 @@ def test_the_entries_that_were_not_used_for_longest_make_room(cache, tmp_path):
 
     alive = [cache.fetch(k, tmp_path / "out") is not None for k in (*keys, newest)]
     assert alive == [True, False, True, True]
+
+
+def test_what_a_killed_process_left_unfinished_is_removed_after_a_day(cache, tmp_path):
+    incoming = tmp_path / "cache" / ".incoming"
+    for name, age in (("old", 2 * 86400), ("new", 60)):
+        (incoming / name).mkdir(parents=True)
+        os.utime(incoming / name, (time.time() - age,) * 2)
+
+    keep(cache, tmp_path, "a")
+
+    assert [p.name for p in incoming.iterdir()] == ["new"]
 
 
 def test_a_folder_that_cannot_be_written_is_said_once_and_ends_nothing(tmp_path, said):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,12 @@ import pytest
 
 from converters.candidates import Allowed, Candidate
 from converters.reasons import ABOUT, Reason
-from converters.recipe import KEYS
+from converters.recipe import KEYS, Recipe, from_flags
 from converters.search import Outcome, choose, order, timing
 from converters.search.queue import Queue, Task
 from device_profiles import profile
 from device_profiles.machine import Machine
+from edge_sdk.parsing import write_dataclass
 
 DOCS = Path(__file__).parents[2] / "docs"
 HERE = Machine(arch="x86_64", isa=("avx2", "avx512f", "avx512_vnni", "fma"), cpu="c", cores=2, ram_mb=8000, runtimes={})
@@ -159,3 +161,27 @@ def test_every_flag_has_its_recipe_key_and_every_key_its_line_in_the_guide():
     text = (DOCS / "guides" / "recipe.md").read_text()
     for key in KEYS:
         assert f"| `{key}` |" in text, key
+
+
+def test_a_recipe_comes_back_from_its_file_as_it_was(tmp_path):
+    recipe = Recipe(
+        model=tmp_path / "m.onnx",
+        profile=("raspberry-pi-5", "intel-n100"),
+        calibration=tmp_path / "photos",
+        golden=tmp_path / "golden",
+        task="detection",
+        max_drop=0.02,
+        precision=("fp32", "int8"),
+        out=tmp_path,
+        mean=(1.5, 2.0, 3.0),
+        std=(58.0,),
+        skip_classes=1,
+        use_cache=False,
+        prefer="latency",
+        base=tmp_path / "old.edge",
+    )
+    lines = [f"{k} = {json.dumps(v)}" for k, v in write_dataclass(recipe).items() if v not in ({}, [])]
+    (tmp_path / "recipe.toml").write_text("\n".join(lines))
+
+    assert from_flags({}, tmp_path / "recipe.toml") == recipe
+    assert from_flags({"max_drop": 0.5}, tmp_path / "recipe.toml") == replace(recipe, max_drop=0.5)
