@@ -26,12 +26,17 @@ def folder() -> Iterator[Path]:
 
     Raises:
         DiskFullError: it cannot be made for lack of space.
+        UsageError: it cannot be made for another reason.
     """
     _sweep(Path(tempfile.gettempdir()))
     try:
         path = Path(tempfile.mkdtemp(prefix=PREFIX))
     except OSError as error:
-        raise no_space(error) from None if disk_full(error) else error
+        if disk_full(error):
+            raise no_space(error) from None
+        raise UsageError(
+            f"cannot make a temporary folder: {error.strerror or error}", hint="name another place with TMPDIR"
+        ) from None
     try:
         with (path / _LOCK).open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
