@@ -70,8 +70,16 @@ class Candidate:
 
     @property
     def plain(self) -> Candidate:
-        """Return the candidate without the layers that were left in float to rescue it."""
-        return replace(self, float_first=0, float_last=0, float_layers=())
+        """Return the candidate without the layers left in float, or the method taken, to rescue it."""
+        method = "" if self.method and self.method == self.last_resort else self.method
+        return replace(self, float_first=0, float_last=0, float_layers=(), method=method)
+
+    @property
+    def last_resort(self) -> str | None:
+        """Return the method of the back-end that is tried when the guard has refused all others."""
+        resorts = backends.registry().plugin(self.backend).capabilities.get("last_resort", {}) if self.backend else {}
+        found: str | None = resorts.get(self.precision)
+        return found
 
     @property
     def variant(self) -> str | None:

@@ -32,11 +32,11 @@ def reuse(model: Any, base: Any, floats: Any) -> tuple[Any, str]:
     out.CopyFrom(model)
     new, old = _Held.of(out), _Held.of(base)
     kept = _activations(new, old)
-    channels, total = _weights(new, old, floats)
+    integers, total = _weights(new, old, floats)
     _biases(new, floats)
     return out, (
-        f"scales of the base used again: {kept} of {len(new.activations)} activation ranges, {channels} of {total} "
-        "weight channels"
+        f"scales of the base used again: {kept} of {len(new.activations)} activation ranges, {integers} of {total} "
+        "integers of weights"
     )
 
 
@@ -109,7 +109,7 @@ def _weights(new: _Held, old: _Held, floats: Any) -> tuple[int, int]:
         if now.dtype not in (np.int8, np.uint8):
             continue
         scale, zero = new.array(node.input[1]), new.array(node.input[2])
-        total += scale.size
+        total += now.size
         twin = old.constants.get(name)
         source = exact.get(new.readers.get(node.output[0], ("", 0)))
         if twin is None or source is None or source.shape != now.shape:
@@ -120,24 +120,27 @@ def _weights(new: _Held, old: _Held, floats: Any) -> tuple[int, int]:
             continue
         if not np.array_equal(zero, their_zero):
             continue
-        used, count = rule.scales(their_scale, scale)
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1) if scale.ndim else 0
+        rows = [_rows(v, axis, scale.size) for v in (source, before)]
+        middle = np.broadcast_to(zero.ravel().astype(np.float64), (scale.size,))
+        top = int(np.abs(_rows(now, axis, scale.size).astype(np.float64) - middle[:, None]).max())
+        used, made, count = rule.weights(rows[0], scale.ravel(), their_scale.ravel(), middle, rows[1], top=top)
         kept += count
-        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-        spread = [1] * now.ndim
-        if scale.ndim:
-            spread[axis] = scale.size
-        top = int(np.abs(now.astype(np.int32) - zero.reshape(spread)).max())
-        middle = zero.reshape(spread).astype(np.float64)
-        low, high = int(middle.min()) - top, int(middle.max()) + top
-        info = np.iinfo(now.dtype)
-        new.put(
-            name,
-            rule.integers(
-                source, used.reshape(spread), middle, before, low=max(low, info.min), high=min(high, info.max)
-            ),
-        )
-        new.put(node.input[1], used)
+        new.put(name, _back(made, axis, now.shape, scale.ndim))
+        new.put(node.input[1], used.reshape(scale.shape))
     return kept, total
+
+
+def _rows(values: NDArray[Any], axis: int, channels: int) -> NDArray[Any]:
+    """Return weights as (channels, n); one channel where one scale serves for all."""
+    return np.moveaxis(values, axis, 0).reshape(channels, -1) if channels > 1 else values.reshape(1, -1)
+
+
+def _back(rows: NDArray[Any], axis: int, shape: tuple[int, ...], spread: int) -> NDArray[Any]:
+    if not spread or len(rows) == 1:
+        return rows.reshape(shape)
+    moved = (shape[axis], *shape[:axis], *shape[axis + 1 :])
+    return np.moveaxis(rows.reshape(moved), 0, axis)
 
 
 def _float_inputs(floats: Any) -> dict[tuple[str, int], NDArray[Any]]:

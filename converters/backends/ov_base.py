@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def reuse(model: Any, base: Path, floats: Mapping[str, NDArray[np.float32]]) -> 
     olds, news = ([op for op in ops_ if _matters(op)] for ops_ in (old, new))
     if [o.get_type_name() for o in olds] != [o.get_type_name() for o in news]:
         return "scales of the base not used: its graph has other layers in int8"
-    kept = ranges = channels = total = 0
+    kept = ranges = integers = total = 0
     for before, now in zip(olds, news, strict=True):
         if now.get_type_name() == "FakeQuantize":
             ranges += 1
@@ -62,8 +63,9 @@ def reuse(model: Any, base: Path, floats: Mapping[str, NDArray[np.float32]]) -> 
         weights = floats.get(now.get_friendly_name())
         done = _weights(before, now, weights) if weights is not None else None
         if done is not None:
-            channels, total = channels + done[0], total + done[1]
-    return f"scales of the base used again: {kept} of {ranges} activation ranges, {channels} of {total} weight channels"
+            integers, total = integers + done[0], total + done[1]
+    counts = f"{kept} of {ranges} activation ranges, {integers} of {total} integers of weights"
+    return f"scales of the base used again: {counts}"
 
 
 def _matters(op: Any) -> bool:
@@ -82,7 +84,7 @@ def _range(before: Any, now: Any) -> bool:
 
 
 def _weights(before: Any, now: Any, weights: NDArray[np.float32]) -> tuple[int, int] | None:
-    """Write the integers and scales of one layer again; return how many channels kept theirs, of how many."""
+    """Write the integers and scales of one layer again; return how many integers it kept, of how many."""
     theirs, mine = quantized(before), quantized(now)
     if theirs is None or mine is None:
         return None
@@ -90,12 +92,15 @@ def _weights(before: Any, now: Any, weights: NDArray[np.float32]) -> tuple[int, 
     _, old_scale, old_ints = theirs
     if ints.shape != old_ints.shape or scale.shape != old_scale.shape or weights.size != ints.size:
         return None
-    used, count = rule.scales(old_scale, scale)
+    leading = ints.shape[: scale.ndim - sum(1 for _ in itertools.takewhile(lambda n: n == 1, scale.shape[::-1]))]
+    if int(np.prod(leading)) != scale.size:
+        return None
+    rows = [np.asarray(v).reshape(scale.size, -1) for v in (weights, old_ints)]
     top = int(np.abs(ints.astype(np.int32)).max())
-    fresh = rule.integers(weights.reshape(ints.shape), used, 0, old_ints, low=-top, high=top)
-    _put(scale_at[0], scale_at[1], used)
-    _put(ints_at[0], ints_at[1], fresh)
-    return count, int(scale.size)
+    used, made, count = rule.weights(rows[0], scale.ravel(), old_scale.ravel(), np.zeros(scale.size), rows[1], top=top)
+    _put(scale_at[0], scale_at[1], used.reshape(scale.shape))
+    _put(ints_at[0], ints_at[1], made.reshape(ints.shape))
+    return count, int(ints.size)
 
 
 def quantized(layer: Any) -> tuple[tuple[tuple[Any, int], tuple[Any, int]], NDArray[Any], NDArray[Any]] | None:

@@ -25,23 +25,49 @@ def range_fits(old: tuple[float, float], new: tuple[float, float]) -> bool:
     return width > 0 and all(abs(a - b) <= RANGE_TOLERANCE * width for a, b in zip(old, new, strict=True))
 
 
-def scales(old: NDArray[Any], new: NDArray[Any]) -> tuple[NDArray[Any], int]:
-    """Return the scale of each weight channel, the old one where it still fits, and how many were kept."""
-    ratio = old.astype(np.float64) / np.maximum(new.astype(np.float64), 1e-30)
-    fits = (ratio >= FINER) & (ratio <= COARSER)
-    return np.where(fits, old, new).astype(new.dtype), int(fits.sum())
+def weights(
+    exact: NDArray[Any],
+    new: NDArray[Any],
+    old: NDArray[Any],
+    zero: NDArray[Any],
+    before: NDArray[Any],
+    *,
+    top: int,
+) -> tuple[NDArray[Any], NDArray[Any], int]:
+    """Return the scales (channels) and integers of weights, and how many integers are those of an earlier build.
+
+    Each channel takes the scale that changes the fewest integers: the old one, the one that fits the old integers best
+    (training often scales a channel as a whole), or the one that would be chosen without a base.
+
+    Args:
+        exact: float weights, (channels, n).
+        new, old, zero: scale chosen without the base, scale of the base and zero point, (channels,).
+        before: the integers of the base, (channels, n).
+        top: how far an integer may be from its zero point.
+    """
+    centred = before.astype(np.float64) - zero[:, None]
+    power = (centred**2).sum(axis=1)
+    fitted = (exact * centred).sum(axis=1) / np.maximum(power, 1e-30)
+    best = new.astype(np.float64)
+    used, made, fewest = new.copy(), np.empty_like(before), np.full(len(new), before.shape[1] + 1)
+    for scale in (old, fitted, best):
+        stored = np.asarray(scale, new.dtype)
+        ratio = stored.astype(np.float64) / np.maximum(best, 1e-30)
+        found = integers(exact, np.where(stored > 0, stored, new), zero, before, top)
+        changed = (found != before).sum(axis=1)
+        better = (ratio >= FINER) & (ratio <= COARSER) & (changed < fewest)
+        used[better], made[better], fewest[better] = stored[better], found[better], changed[better]
+    return used, made, int((made == before).sum())
 
 
 def integers(
-    weights: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any] | int, old: NDArray[Any], *, low: int, high: int
+    exact: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any], before: NDArray[Any], top: int
 ) -> NDArray[Any]:
-    """Return the weights as integers of the dtype of `old`, the old integer where it lies within the dead band.
-
-    Args:
-        scale, zero: they broadcast to the weights.
-        low, high: the integers that may be used.
-    """
-    exact = weights.astype(np.float64) / scale.astype(np.float64) + zero
-    before = old.astype(np.float64)
-    kept = np.abs(exact - before) <= DEAD_BAND
-    return np.clip(np.where(kept, before, np.round(exact)), low, high).astype(old.dtype)
+    """Return weights (channels, n) as integers, the earlier one where the weight lies within its dead band."""
+    middle = zero[:, None].astype(np.float64)
+    value = exact.astype(np.float64) / scale[:, None].astype(np.float64) + middle
+    earlier = before.astype(np.float64)
+    kept = np.where(np.abs(value - earlier) <= DEAD_BAND, earlier, np.round(value))
+    info = np.iinfo(before.dtype)
+    low, high = np.maximum(middle - top, info.min), np.minimum(middle + top, info.max)
+    return np.asarray(np.clip(kept, low, high).astype(before.dtype))

@@ -56,6 +56,16 @@ class Rescue:
         root = refused.candidate
         if search.spent() or self._needless(worker, refused):
             return
+        passed = False
+        for outcome in self._by_layers(worker, refused):
+            passed = passed or outcome.status == "passed"
+            yield outcome
+        if root.last_resort and root.method != root.last_resort and not passed and not search.spent():
+            yield search.attempt(worker, replace(root, method=root.last_resort))
+
+    def _by_layers(self, worker: Workshop, refused: Outcome) -> Iterator[Outcome]:
+        search = self._search
+        root = refused.candidate
         layers = self._layers(worker, root) if can_rank(root) else []
         if len(layers) >= 2:
             yield from self._by_error(worker, refused, layers)
