@@ -125,8 +125,8 @@ def fold_integer(model: Any, spec: InputSpec, io_dtypes: Sequence[str]) -> tuple
     if kind == "int8" and io_dtypes and "int8" not in io_dtypes and takes_integers(spec, io_dtypes):
         # One more operation in the engine, which costs more than the device's table.
         tensor.name = f"{g.PREFIX}{spec.name}".encode()
-        level = {"scale": scale, "zero": zero + 128} if same else {"scale": 1 / std[0], "zero": round(mean[0])}
-        image = g.add_tensor(model, spec.name, spec.shape, g.KIND.UINT8, **level)
+        level, middle = (scale, zero + 128) if same else (1 / std[0], round(mean[0]))
+        image = g.add_tensor(model, spec.name, spec.shape, g.KIND.UINT8, scale=level, zero=middle)
         op = g.make_op(model, g.OP.QUANTIZE, [image], [old], _options("QuantizeOptions"))
         graph.inputs, graph.operators = [image], [op, *graph.operators]
         return pixels(spec), ["uint8 NHWC input: mean and std are its scale and zero"]

@@ -17,6 +17,7 @@ pytest.importorskip("ai_edge_litert.tools")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import tflite_parts as parts
 
+from converters import candidates
 from converters.environments import SCRIPTS, Environment, bridge, environment, find, how_to_make
 from converters.environments import make as maker
 from converters.environments.make import ensure
@@ -24,6 +25,8 @@ from converters.environments.workshop import ForeignWorkshop
 from converters.frontends.base import Source, TensorInfo
 from converters.recipe import Recipe
 from converters.workers import Workshop
+from device_profiles import profile as profiles
+from device_profiles.machine import this_machine
 from device_profiles.profile import Profile, RuntimeSupport
 from edge_sdk.errors import BackendError, ConversionError, UsageError
 
@@ -228,3 +231,30 @@ def test_only_what_a_worker_needs_of_the_environment_goes_along(tmp_path, monkey
     assert "EDGE_TOKEN" not in seen
     assert "PYTHONPATH" not in seen
     assert seen["PATH"].startswith(str(python.parent))
+
+
+def rows(given: Source, name: str, recipe: Recipe, monkeypatch, root: Path) -> dict[str, str | None]:
+    monkeypatch.setenv("EDGE_ENVIRONMENTS", str(root))
+    found = candidates.of_profile(profiles.load(name), recipe, given, this_machine(), calibrated=True)
+    return {f"{r.candidate.precision} {r.candidate.method}".strip(): r.reason for r in found}
+
+
+def test_a_runtime_in_an_environment_that_is_not_there_is_no_candidate_and_the_reason_says_how(tmp_path, monkeypatch):
+    given = source(tmp_path)
+    litert = Source.from_json(given.to_json() | {"forms": {"tflite": given.forms["other"]}, "reference": "tflite"})
+
+    absent = rows(litert, "raspberry-pi-4-tflite", Recipe(), monkeypatch, tmp_path)
+    asked = rows(litert, "raspberry-pi-4-tflite", Recipe(make_environments=True), monkeypatch, tmp_path)
+
+    assert set(absent) == set(asked) == {"fp32", "fp16", "int8", "dynamic legacy"}
+    assert all("tflite-runtime" in str(why) and "--make-environments" in str(why) for why in absent.values())
+    assert set(asked.values()) == {None}
+
+
+def test_the_dynamic_recipe_that_old_runtimes_get_wrong_is_left_to_the_new_ones(tmp_path, monkeypatch):
+    given = source(tmp_path)
+    litert = Source.from_json(given.to_json() | {"forms": {"tflite": given.forms["other"]}, "reference": "tflite"})
+
+    new = rows(litert, "raspberry-pi-5", Recipe(runtime=("litert",)), monkeypatch, tmp_path)
+
+    assert {k for k, why in new.items() if why is None} == {"fp32", "fp16", "int8", "dynamic", "dynamic legacy"}
