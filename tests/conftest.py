@@ -24,6 +24,16 @@ def testdata() -> Path:
     return path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what conversions cache apart from this user's; environments that were made stay found."""
+    here = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGE_ENVIRONMENTS", os.environ.get("EDGE_ENVIRONMENTS", str(here / "edge-sdk" / "environments")))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def coco_labels(testdata: Path) -> tuple[str, ...]:
     """The 80 class names of COCO detectors."""

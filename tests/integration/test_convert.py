@@ -37,14 +37,6 @@ from edge_sdk.parsing import write_dataclass
 from edge_sdk.schemas.manifest import InputSpec, Resize
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    """Keep each test's builds apart from those of others and of this user."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 INT8 = Candidate(runtime="onnxruntime", backend="ort", form="onnx", precision="int8")
 FLAGS = ["--color", "rgb", "--resize", "stretch", "--mean", "0", "--std", "255"]
 
