@@ -122,6 +122,7 @@ class Workshop:
     def _environment(self) -> dict[str, str]:
         return os.environ | {
             "PYTHONHASHSEED": "0",
+            "PYTHONSAFEPATH": "1",
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parent.parent), *_python_path()]),
             "OPENVINO_TELEMETRY_DISABLE": "1",
             "NNCF_CI": "1",

@@ -57,6 +57,7 @@ def inspect(path: str, work: Path, options: Mapping[str, Any]) -> dict[str, Any]
     fixed, source = tf_bridge.convert(network, path, work, options)
     saved = work / "source.keras"
     model.save(str(saved))
+    _forget_date(saved)
     source = replace(
         source,
         format="keras",
@@ -135,6 +136,18 @@ def _load(file: Path) -> Any:
         if lost is not None:
             raise _foreign(file, lost.group(1) or lost.group(2)) from None
         raise _damaged(file, error) from None
+
+
+def _forget_date(saved: Path) -> None:
+    """Write the file again without the time at which it was made, so that equal models have equal files."""
+    with zipfile.ZipFile(saved) as archive:
+        entries = {name: archive.read(name) for name in sorted(archive.namelist())}
+    about = json.loads(entries["metadata.json"])
+    about.pop("date_saved", None)
+    entries["metadata.json"] = json.dumps(about, sort_keys=True).encode()
+    with zipfile.ZipFile(saved, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
 
 
 def _network(name: str, model: Any, options: Mapping[str, Any]) -> tf_bridge.Network:

@@ -20,6 +20,7 @@ import tf2onnx
 from converters.frontends import onnx as onnx_frontend
 from converters.frontends import parity
 from converters.frontends.base import Source
+from converters.frontends.canonical import canonical
 from edge_sdk.errors import BackendError, ConversionError
 
 OPSET = 18
@@ -80,6 +81,7 @@ def convert(network: Network, path: str, work: Path, options: Mapping[str, Any])
     module = tf.Module()
     module.call, module.tracked = function, network.tracked
     tf.saved_model.save(module, str(folder), signatures={"serving_default": concrete})
+    (folder / "fingerprint.pb").unlink(missing_ok=True)  # a random number that nothing needs
     source = replace(
         source,
         path=path,
@@ -117,7 +119,7 @@ def _checked(name: str, asked: int | None, export: Callable[[int], Any]) -> Any:
     kept = [o for o in model.opset_import if o.domain in used]
     model.ClearField("opset_import")
     model.opset_import.extend(kept)
-    return model
+    return canonical(model)
 
 
 def _order(model: Any, names: tuple[str, ...]) -> None:

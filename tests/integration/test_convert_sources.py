@@ -89,6 +89,7 @@ def test_an_openvino_ir_becomes_openvino_builds_and_says_why_there_are_no_others
 def test_a_factory_runs_in_a_process_of_its_own_and_its_end_is_an_error_with_nothing_written(tmp_path, capsys):
     pytest.importorskip("torch")
     (tmp_path / "crashing.py").write_text("import os\n\ndef net():\n    os._exit(7)\n")
+    (tmp_path / "onnxscript.py").write_text("raise RuntimeError('a file of the user hides a package')\n")
     golden = parts.color_folders(tmp_path / "golden", 12, seed=2)
     done = run(
         *("-m", "edge_sdk", "convert", "crashing:net", "--weights", "none", "--size", "32x32", "--json"),

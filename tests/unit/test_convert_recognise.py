@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))
 from converters import graph
 from converters.frontends import check, registry
 from converters.frontends.base import Source, TensorInfo, fix_sizes, sniff
+from converters.frontends.canonical import canonical
 from converters.frontends.ops import Node, OpGraph
 from converters.frontends.parity import compare, examples, require
 from converters.frontends.recognise import recognise
@@ -173,6 +174,30 @@ def test_forms_with_other_answers_are_refused_with_the_output_and_the_distance()
         require(other, "a to b", "c")
     with pytest.raises(ConversionError, match="NaN or infinity on plain pictures"):
         compare(spec, outputs, run(float("nan")), run(1.0), rounds=False)
+
+
+def test_an_exported_graph_has_the_same_bytes_however_the_exporter_walked():
+    def model(order, counter):
+        names = {k: f"{k}__{counter + i}" for i, k in enumerate(("a", "b", "w", "v"))}
+        nodes = {
+            "a": helper.make_node("Mul", ["x", names["w"]], [names["a"]]),
+            "b": helper.make_node("Mul", ["x", names["v"]], [names["b"]]),
+            "y": helper.make_node("Add", [names["a"], names["b"]], ["y"]),
+            "lost": helper.make_node("Neg", ["x"], ["nowhere"]),
+        }
+        values = [helper.make_tensor(names[k], TensorProto.FLOAT, [1], [v]) for k, v in (("w", 2.0), ("v", 3.0))]
+        ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in ("x", "y")]
+        chosen = [nodes[k] for k in order]
+        drawn = helper.make_graph(chosen, "g", ends[:1], ends[1:], values if counter else values[::-1])
+        return helper.make_model(drawn, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+    one = canonical(model(["a", "b", "lost", "y"], 0))
+    two = canonical(model(["b", "a", "y"], 7))
+
+    assert one.SerializeToString() == two.SerializeToString()
+    checker.check_model(one)
+    session = ort.InferenceSession(one.SerializeToString())
+    assert session.run(None, {"x": np.array([4.0], np.float32)})[0] == pytest.approx([20.0])
 
 
 def test_parity_is_looked_at_in_both_usual_ranges_of_pixels():

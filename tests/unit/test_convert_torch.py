@@ -258,6 +258,22 @@ def test_cut_short_weights_are_said_to_be_damaged(nets, tmp_path, zipped):
     assert "cut short" in (caught.value.hint or "")
 
 
+def test_weights_that_were_saved_on_a_gpu_are_read_on_the_cpu(nets):
+    torch.save(network(nets).state_dict(), "cpu.pth")
+
+    def on_gpu(name, content):
+        if not name.endswith("data.pkl"):
+            return content
+        moved = content.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")
+        assert moved != content
+        return moved
+
+    _changed(Path("cpu.pth"), Path("gpu.pth"), on_gpu)
+    state, _ = torch_weights.read_state(Path("gpu.pth"))
+
+    assert {t.device.type for t in state.values()} == {"cpu"}
+
+
 def test_nan_weights_and_files_without_weights_are_named(nets, tmp_path):
     def spoil(state):
         state["0.bias"][1] = float("nan")
