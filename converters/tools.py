@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Iterable
 from importlib import metadata
 
 from converters import backends, environments
 
+_PIN = re.compile(r"(?P<name>[\w.-]+)(?P<version>.*)")
 ALWAYS = ("edge-sdk", "numpy", "opencv-python-headless", "pycocotools", "onnxruntime", "openvino")
 _RUNTIMES = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
@@ -37,7 +39,8 @@ def of_backend(backend: str) -> dict[str, str]:
 def of_runtime(runtime: str, environment: str = "") -> dict[str, str]:
     """Return the version of the distribution that runs a model, that of an `environment` by its pins."""
     if environment:
-        return {r: "" for r in environments.TABLE[environment].requirements}
+        pins = (_PIN.fullmatch(r) for r in environments.TABLE[environment].requirements)
+        return {pin["name"]: pin["version"].removeprefix("==") for pin in pins if pin}
     return versions(("numpy", "opencv-python-headless", *_RUNTIMES.get(runtime, (runtime,))))
 
 
