@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edge_sdk import runtimes, tasks
 from edge_sdk.errors import ArtifactError, BackendError, NonFiniteError, UsageError
 from edge_sdk.registry import Registry
-from edge_sdk.runtimes.base import Runtime, TensorSpec, dequantize
+from edge_sdk.runtimes.base import Runtime, Started, TensorSpec, dequantize
 from edge_sdk.runtimes.versions import check_version
 from edge_sdk.schemas.manifest import Manifest, OutputSpec
 from edge_sdk.tasks.base import Decoder, Geometry, Result
@@ -62,6 +62,7 @@ class Model:
             )
         self.decoder: Decoder = decoder_class(params, self.labels)
         self.keeps_outputs = bool(getattr(runtime, "keeps_outputs", False))
+        self.requests = int(getattr(runtime, "requests", 1))
         self._preprocess = Preprocessor(manifest.input)
         self._finite = {o.name for o in manifest.outputs if np.dtype(o.dtype).kind == "f"}
 
@@ -111,6 +112,11 @@ class Model:
         """Return the outputs that the manifest names, as the engine gives them, valid until the next call."""
         values = self.runtime.infer(feeds)
         return {spec.name: values[spec.name] for spec in self.manifest.outputs}
+
+    def start(self, feeds: Tensors) -> Started:
+        """Begin an inference, for engines with `requests` above 1; `feeds` must stay as they are until it is done."""
+        started: Started = self.runtime.start(feeds)  # type: ignore[attr-defined]
+        return started
 
     def decode(self, outputs: Mapping[str, NDArray[Any]], geometry: Geometry) -> Result:
         """Return the result that `outputs` stand for.

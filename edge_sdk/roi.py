@@ -33,6 +33,7 @@ class RoiModel:
         self.labels: tuple[str, ...] = model.labels
         self.digest: str = model.digest
         self.keeps_outputs = bool(getattr(model, "keeps_outputs", False))
+        self.requests = int(getattr(model, "requests", 1))
 
     @property
     def inner(self) -> Any:
@@ -57,6 +58,9 @@ class RoiModel:
 
     def infer(self, feeds: Any) -> Any:
         return self._model.infer(feeds)
+
+    def start(self, feeds: Any) -> Any:
+        return self._model.start(feeds)
 
     def decode(self, outputs: Any, geometry: Any) -> Any:
         """Return the inner model's result in pixels of the frame."""

@@ -32,10 +32,21 @@ class Taken:
     origin: Origin
     feeds: Any = None
     geometry: Any = None
+    started: Any = None
     outputs: Any = None
     item: FrameResult | None = None
     failure: tuple[str, Exception] | None = None
     times: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """Frames that one thread took at once: begun, which took `seconds`, and perhaps inferred while it does others."""
+
+    taken: list[Taken]
+    models: ModelSet
+    under_way: bool
+    seconds: float
 
 
 def burst_size(frame: Frame, service_s: float | None) -> int:
@@ -48,22 +59,39 @@ def burst_size(frame: Frame, service_s: float | None) -> int:
     return max(1, min(MAX_FRAMES, MAX_BYTES // max(1, frame.image.nbytes), int(MAX_S / max(service_s, 1e-6))))
 
 
+def begin(taken: Sequence[Taken], models: ModelSet, i: int, note: Callable[[], None]) -> bool:
+    """Prepare frames that are answered together, start what model `i` infers by itself; say whether it does.
+
+    `note` is called before each frame's native work.
+    """
+    model = models.models[i]
+    if not _together(taken, model):
+        return False
+    for one in taken:
+        note()
+        _guard(one, _prepare, model, True)
+    ahead = getattr(model, "requests", 1) > 1
+    if ahead:
+        for one in taken:
+            _guard(one, _start, model, models.digest)
+    return ahead
+
+
 def answer(taken: Sequence[Taken], models: ModelSet, i: int, note: Callable[[], None]) -> None:
-    """Fill `item` or `failure` of each frame with model `i`; `note` is called before each frame's native work.
+    """Fill `item` or `failure` of each frame that `begin` saw, with model `i`.
 
     Engines whose outputs do not outlive the next call, and single frames, go frame by frame.
     """
     model, digest = models.models[i], models.digest
-    together = len(taken) > 1 and getattr(model, "keeps_outputs", False)
+    together = _together(taken, model)
     for one in taken:
-        note()
         if one.origin is not _INFERRED:
             age_ms = (time.monotonic() - one.frame.captured_s) * 1000.0
             one.item = FrameResult(one.frame, None, digest, age_ms, 0.0, origin=one.origin)  # type: ignore[arg-type]
             one.times["decode"] = one.decode_s
-            continue
-        _guard(one, _prepare, model, together)
-        if not together:
+        elif not together:
+            note()
+            _guard(one, _prepare, model, False)
             _guard(one, _infer, model, digest)
             _guard(one, _decode, model, digest)
     if together:
@@ -71,6 +99,10 @@ def answer(taken: Sequence[Taken], models: ModelSet, i: int, note: Callable[[], 
             for one in taken:
                 note()
                 _guard(one, phase, model, digest)
+
+
+def _together(taken: Sequence[Taken], model: Any) -> bool:
+    return len(taken) > 1 and getattr(model, "keeps_outputs", False)
 
 
 def _guard(one: Taken, phase: Callable[[Taken, Any, Any], None], model: Any, argument: Any) -> None:
@@ -92,9 +124,18 @@ def _prepare(one: Taken, model: Any, keep: bool) -> None:
     one.times["prepare"] = time.perf_counter() - start
 
 
+def _start(one: Taken, model: Any, _digest: str) -> None:
+    one.started = model.start(one.feeds)
+
+
 def _infer(one: Taken, model: Any, _digest: str) -> None:
+    """Infer, or wait for what was started; the time is what it took this thread."""
     start = time.perf_counter()
-    one.outputs = model.infer(one.feeds)
+    if one.started is None:
+        one.outputs = model.infer(one.feeds)
+    else:
+        one.outputs = one.started.result()
+        one.started = None
     one.feeds = None
     one.times["infer"] = time.perf_counter() - start
 

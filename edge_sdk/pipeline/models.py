@@ -196,8 +196,9 @@ def self_test(artifact: Artifact, model: Any = None) -> list[Any]:
 
 def frame_threads(artifact: Artifact, *, live: bool) -> int:
     """Return how many frame threads a pipeline gets: one for live sources, else as many as the cores feed."""
-    threads = int(artifact.manifest.runtime.options.get("threads", 1) or 1)
-    return 1 if live else max(1, _cores() // threads)
+    options = artifact.manifest.runtime.options
+    busy = int(options.get("threads", 1) or 1) * int(options.get("requests", 1) or 1)
+    return 1 if live else max(1, _cores() // busy)
 
 
 def single_model(model: Any, kind: str | None) -> ModelSet:

@@ -12,7 +12,7 @@ from typing import Any
 
 from edge_sdk.errors import BackendError, EdgeError
 from edge_sdk.pipeline.beside import Beside
-from edge_sdk.pipeline.burst import Taken, answer, burst_size
+from edge_sdk.pipeline.burst import Burst, Taken, answer, begin
 from edge_sdk.pipeline.cascade import Cascade
 from edge_sdk.pipeline.delivery import Delivery, soon
 from edge_sdk.pipeline.feeds import Feed, LiveFeed
@@ -21,6 +21,7 @@ from edge_sdk.pipeline.models import ModelSet, ModelSlot
 from edge_sdk.pipeline.observe import Observer
 from edge_sdk.pipeline.order import InOrder
 from edge_sdk.pipeline.outlet import Mailbag
+from edge_sdk.pipeline.pull import Puller
 from edge_sdk.pipeline.report import Report
 from edge_sdk.pipeline.shadow import Shadow
 from edge_sdk.pipeline.steps import Steps
@@ -71,16 +72,11 @@ class Run:
         self.stage, self.kind, self.policy = stage, kind, policy
         self.finished = threading.Event()
         self.swaps = 0
-        self._lossless = lossless
-        self._limit = frames
         self._warnings = warnings
         self._warnings_found: tuple[str, ...] = ()
         self._lock = threading.Lock()
-        self._pull_lock = threading.Lock()
         self._order: InOrder[tuple[int, Taken]] = InOrder(self._hand_on)
         self._ledger = Ledger()
-        self._pulled = 0
-        self._stopping = False
         self._fatal: Exception | None = None
         self._activity: list[tuple[str, float]] = [("idle", 0.0)] * workers
         self._delivery = Delivery(
@@ -94,14 +90,21 @@ class Run:
             metric=self.tell_metric,
         )
         self._feed = make_feed(self)
+        self._puller = Puller(
+            self._feed,
+            slot,
+            self._order,
+            origin=self._origin,
+            note=self._note,
+            workers=workers,
+            frames=frames,
+            lossless=lossless,
+            single=single,
+        )
         self._threads = [
             threading.Thread(target=self._work, args=(i,), name=f"frames-{i}", daemon=True) for i in range(workers)
         ]
         self._closer = threading.Thread(target=self._close, name="pipeline-close", daemon=True)
-        self._window, self._burst = 2 * workers + 2, 1
-        self._single = single
-        self._at_end = False
-        self._feed_error: Exception | None = None
         self._changes: deque[Callable[[FrameResult], None]] = deque()
         self.control: Callable[[], Mapping[str, Any]] = dict
 
@@ -130,9 +133,8 @@ class Run:
 
     def stop(self) -> None:
         """Take no more frames; what was taken is finished and delivered."""
-        self._stopping = True
+        self._puller.stop()
         self._feed.stop()
-        self._order.wake()
 
     def between_frames(self, change: Callable[[FrameResult], None]) -> None:
         """Call `change` once, before the next result goes through the steps, in the thread that hands results on."""
@@ -186,69 +188,64 @@ class Run:
 
     def _work(self, i: int) -> None:
         try:
-            while self._some(i):
-                pass
+            ahead, more = None, True
+            while more:
+                ahead, more = self._some(i, ahead)
         except Exception as error:
             self._fail(error)
 
-    def _some(self, i: int) -> bool:
-        """Pull, answer and deliver frames; holds none afterwards, so that the next ones get their memory."""
-        taken, models = self._pull(i)
-        if models is None:
-            return False
-        start = time.perf_counter()
+    def _some(self, i: int, ahead: Burst | None) -> tuple[Burst | None, bool]:
+        """Pull, answer and deliver frames; holds none afterwards, so that the next ones get their memory.
+
+        Frames whose inference runs by itself are returned and answered after the next ones have been begun.
+        """
         try:
-            answer(taken, models, i, lambda: self._note(i, "infer"))
+            taken, models = self._puller.pull(i, wait=ahead is None)
+            burst = None if models is None else self._begin(i, taken, models)
+        finally:
+            if ahead is not None:
+                self._finish(i, ahead)
+        if burst is None:
+            return None, ahead is not None
+        if burst.under_way:
+            return burst, True
+        self._finish(i, burst)
+        return None, True
+
+    def _begin(self, i: int, taken: list[Taken], models: ModelSet) -> Burst:
+        """Begin to answer; models that go on by themselves are given back at once, closing them waits for the answers.
+
+        A thread that waits for its reader must not hold up a swap that the reader asked for.
+        """
+        start, under_way = time.perf_counter(), True
+        try:
+            under_way = begin(taken, models, i, lambda: self._note(i, "infer"))
         finally:
             self._note(i, "idle")
-            self.slot.release(models)
-        if self._lossless:
-            service_s = (time.perf_counter() - start) / len(taken)
-            self._burst = 1 if self._single else burst_size(taken[0].frame, service_s)
-            self._window = 2 * len(self._threads) + 2 + (len(self._threads) + 1) * (self._burst - 1)
+            if under_way:
+                self.slot.release(models)
+        return Burst(taken, models, under_way, time.perf_counter() - start)
+
+    def _finish(self, i: int, burst: Burst) -> None:
+        taken, start = burst.taken, time.perf_counter()
+        try:
+            answer(taken, burst.models, i, lambda: self._note(i, "infer"))
+        finally:
+            self._note(i, "idle")
+            if not burst.under_way:
+                self.slot.release(burst.models)
+        self._puller.served(taken, burst.seconds + time.perf_counter() - start)
         for one in taken:
             if one.failure:
                 self._frame_failed(one.frame, *one.failure)
             self._order.put(one.seq, (i, one))
-        return True
+
+    def _origin(self, frame: Frame) -> Origin:
+        pace = self.steps.pace
+        return _INFERRED if pace is None else pace(frame)
 
     def _note(self, i: int, what: str) -> None:
         self._activity[i] = (what, time.monotonic())
-
-    def _pull(self, i: int) -> tuple[list[Taken], ModelSet | None]:
-        """Take the next frames in order; what ends the source is raised once those before it are on their way."""
-        taken: list[Taken] = []
-        with self._pull_lock:
-            self._order.wait_until(lambda: self._pulled - self._order.delivered < self._window or self._stopping)
-            if self._feed_error is not None:
-                raise self._feed_error
-            try:
-                while len(taken) < self._burst and (one := self._take(i)) is not None:
-                    taken.append(one)
-            except Exception as error:
-                self._feed_error = error
-                if not taken:
-                    raise
-            return taken, self.slot.acquire() if taken else None
-
-    def _take(self, i: int) -> Taken | None:
-        if self._stopping or self._at_end or (self._limit is not None and self._pulled >= self._limit):
-            return None
-        start = time.perf_counter()
-        if self._lossless:
-            self._note(i, "decode")
-        try:
-            frame = self._feed.next()
-        finally:
-            self._note(i, "idle")
-        if frame is None:
-            self._at_end = True
-            return None
-        seq, self._pulled = self._pulled, self._pulled + 1
-        decode_s = time.perf_counter() - start
-        pace = self.steps.pace
-        origin = _INFERRED if pace is None else pace(frame)
-        return Taken(seq, frame, decode_s, origin)
 
     def _hand_on(self, ready: tuple[int, Taken]) -> None:
         """Give a frame that has its turn to steps, sinks and readers, in thread `i`; a full blocking outlet waits."""
@@ -259,7 +256,7 @@ class Run:
         self._ledger.answered(item, taken.times)
         self._ledger.found(item)
         missed = self._delivery.give(item)
-        if missed and not self._stopping:
+        if missed and not self._puller.stopping:
             self._delivery.drop("reader", missed)
 
     def _finished(self, item: FrameResult) -> bool:
@@ -342,7 +339,7 @@ class Run:
             self._ledger.end()
             self._warnings_found = self._warnings()
             self._feed.close()
-            deadline = soon(_STOP_S if self._stopping else _FINISH_S)
+            deadline = soon(_STOP_S if self._puller.stopping else _FINISH_S)
             for error in self._delivery.finish_sinks(deadline):
                 self._keep_failure(error)
             self._judge()
@@ -365,7 +362,7 @@ class Run:
 
     def _judge(self) -> None:
         """A run that ended by itself without one answer is a failure, named by the first thing that went wrong."""
-        if self._fatal is None and not self._stopping:
+        if self._fatal is None and not self._puller.stopping:
             self._fatal = self._ledger.no_answer()
 
     def stats(self) -> dict[str, Any]:

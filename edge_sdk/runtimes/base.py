@@ -30,8 +30,24 @@ class TensorSpec:
     zero: int | None = None
 
 
+class Started(Protocol):
+    """An inference under way."""
+
+    def result(self) -> dict[str, Tensor]:
+        """Wait for it and return every output by name, valid for good; the same again when asked again.
+
+        Raises:
+            BackendError: the engine failed.
+        """
+        ...
+
+
 class Runtime(Protocol):
     """One loaded model. `infer` is called from one thread at a time; more workers open more runtimes.
+
+    A runtime that computes by itself while its caller does something else also has `requests`, how many inferences it
+    runs at once (1: not now), and `start(feeds) -> Started`, which takes any number and raises what `infer` raises for
+    wrong feeds. Its `close`, from any thread, waits for what is under way, and the answers stay.
 
     A constructor takes `(model: Path, options: Mapping[str, Any])` and raises BackendError when the engine lacks
     something the model needs and ArtifactError when the file cannot be read as a model. The file may be gone when the
