@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,7 +117,7 @@ def sniff(path: Path) -> str:
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return "hdf5"
     if head.startswith(b"PK\x03\x04"):
-        return "keras" if path.suffix == ".keras" else "torch"
+        return "keras" if path.suffix == ".keras" or _holds_keras(path) else "torch"
     if head.startswith(b"\x80") and path.suffix in (".pt", ".pth", ".pkl", ".bin"):
         return "torch"
     if b"<net " in head or (head.lstrip().startswith(b"<?xml") and path.suffix == ".xml"):
@@ -126,8 +127,17 @@ def sniff(path: Path) -> str:
     if path.suffix == ".onnx":
         return "onnx"
     raise ConversionError(
-        f"`{path.name}` is no model that is known: it begins with {head[:8]!r}", hint="give an .onnx file"
+        f"`{path.name}` is no model that is known: it begins with {head[:8]!r}",
+        hint="give an ONNX, PyTorch, Keras, TFLite or OpenVINO (.xml) file, or a SavedModel folder",
     )
+
+
+def _holds_keras(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {"config.json", "model.weights.h5"} <= set(archive.namelist())
+    except zipfile.BadZipFile:
+        return False
 
 
 def fix_sizes(

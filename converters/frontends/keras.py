@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -48,7 +49,7 @@ def inspect(path: str, work: Path, options: Mapping[str, Any]) -> dict[str, Any]
     file = Path(path)
     config = _config(file)
     _check_config(file, config)
-    model = _load(file)
+    model = _load(file, work)
     for weight in model.weights:
         values = np.asarray(weight)
         if values.dtype.kind == "f" and np.isnan(values).any():
@@ -125,10 +126,13 @@ def _dicts(value: Any) -> Iterator[Mapping[str, Any]]:
             yield from _dicts(part)
 
 
-def _load(file: Path) -> Any:
+def _load(file: Path, work: Path) -> Any:
+    # Keras goes by the ending.
+    copy = work / ("given.keras" if zipfile.is_zipfile(file) else "given.h5")
+    shutil.copyfile(file, copy)
     try:
         return keras.saving.load_model(
-            str(file), compile=False, safe_mode=True, custom_objects={"DepthwiseConv2D": _Depthwise}
+            str(copy), compile=False, safe_mode=True, custom_objects={"DepthwiseConv2D": _Depthwise}
         )
     except Exception as error:
         text = str(error)

@@ -244,6 +244,17 @@ def test_files_that_are_no_model_are_named_in_every_format(tmp_path, name, conte
         sniff(tmp_path / name)
 
 
+def test_zip_archives_are_told_apart_by_what_they_hold(tmp_path):
+    import zipfile
+
+    for name, entries in {"a.zip": ("config.json", "model.weights.h5"), "b.bin": ("b/data.pkl",)}.items():
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for entry in entries:
+                archive.writestr(entry, "x")
+
+    assert (sniff(tmp_path / "a.zip"), sniff(tmp_path / "b.bin")) == ("keras", "torch")
+
+
 def test_a_folder_that_is_no_savedmodel_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"is a folder without saved_model\.pb"):
         sniff(tmp_path)
