@@ -53,6 +53,7 @@ class OrtRuntime:
     def __init__(self, model: Path, options: Mapping[str, Any]) -> None:
         chosen = read_options(options, OrtOptions, self.name)
         check_model_file(model, self.name)
+        ort.disable_telemetry_events()  # nothing that runs a customer's model reports to anybody
         provider = _provider(chosen.provider)
         try:
             session = ort.InferenceSession(
