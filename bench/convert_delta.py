@@ -157,7 +157,7 @@ def _compare(
         "delta_with_base": len(bsdiff4.diff(old, _bytes(kept))),
         "top1": {
             label: _top1(runtime, built, golden)
-            for label, built in (("fp32", source), ("without_base", fresh), ("with_base", kept))
+            for label, built in (("base", first), ("fp32", source), ("without_base", fresh), ("with_base", kept))
         },
         "step": next(s for s in kept.steps if s.startswith("scales of the base")),
     }

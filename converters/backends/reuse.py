@@ -15,7 +15,7 @@ RANGE_TOLERANCE = 0.1
 FINER, COARSER = 0.95, 1.25
 """A weight channel keeps its scale while it is this many times the best one: below, values saturate; above, steps are
 coarser."""
-DEAD_BAND = 0.75
+DEAD_BAND = 0.65
 """A weight keeps its integer while it lies within this many steps of it; plain rounding is 0.5."""
 
 

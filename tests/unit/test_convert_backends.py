@@ -301,7 +301,7 @@ def test_ranges_and_scales_are_kept_only_while_they_fit():
     assert not reuse.range_fits((0.0, 11.5), (0.0, 10.0))
     assert not reuse.range_fits((0.0, 1.0), (0.0, 0.0))
     zero, one = np.zeros(1), np.float32([1])
-    values = reuse.integers(np.float32([[1.7, 1.8, -200]]), one, zero, np.int8([[1, 1, 0]]), 127)
+    values = reuse.integers(np.float32([[1.6, 1.7, -200]]), one, zero, np.int8([[1, 1, 0]]), 127)
     assert values.tolist() == [[1, 2, -127]]
 
 
