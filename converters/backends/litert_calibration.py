@@ -31,7 +31,12 @@ def ranges(model: Any, request: BuildRequest, spec: InputSpec, work: Path) -> di
     rules = recipe_manager.RecipeManager()
     rules.load_quantization_recipe(recipe.static_wi8_ai8())
     try:
-        found = calibrator.Calibrator(bytes(file.read_bytes()), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
+        found = calibrator.Calibrator(
+            bytes(file.read_bytes()),
+            num_threads=1,
+            mode=calibrator.CalibrationMode.CALIBRATION_PROFILER_BASED,
+            qsv_update_func=qsv_utils.min_max_update,
+        )
         for tensor in calibration_tensors(request, spec):
             found.calibrate({g.SIGNATURE: [{image: tensor}]}, rules)
     except (ValueError, RuntimeError) as error:
