@@ -1,226 +1,140 @@
-"""CPU a frame of whole pipelines on a real video, against the engine and the decoder alone.
+"""CPU of whole pipelines on a real video, against the engine and the decoder alone and against other loops.
 
-Per model the first case is the bound, engine plus decode; then the pipeline of edge-sdk, the best hand-written loops
-(a capture thread and one thread a core; serial) and the loop of most tutorials. All use the same folded model, but for
-the tutorial's, which gets the published one and the engine's defaults.
+`python -m bench.run pipeline` writes bench/results/pipeline.json, a row a figure with what is aimed at beside it. All
+cases of a model and an engine take turns. Every pipeline and loop is compared with the decoder plus engines on as many
+threads as it has.
 """
 
 from __future__ import annotations
 
-import os
-import queue
-import tempfile
-import threading
-import time
-from collections.abc import Callable
-from pathlib import Path
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-ROUNDS = 5
-ABOUT = "CPU ms a frame on car-detection.mp4 (768 x 432); the ratio is to engine + decode, 1.0 is the bound"
-FRAMES = 240
-TESTDATA = Path(os.environ.get("EDGE_TESTDATA", Path(__file__).resolve().parents[2] / "shared" / "testdata"))
-_MODELS: dict[str, dict[str, Any]] = {
-    "FastestDet": {
-        "file": "fastestdet_352.onnx",
-        "size": 352,
-        "decoder": "fastestdet",
-        "std": 255.0,
-        "letterbox": False,
-    },
-    "YOLOX-nano": {"file": "yolox_nano_416.onnx", "size": 416, "decoder": "yolox", "std": 1.0, "letterbox": True},
-}
+from bench import pipeline_loops as loops
+from bench.pipeline_loops import TESTDATA, VIDEO, cores, model_artifact
+from bench.run import RESULTS, machine, table
+
+__all__ = ["TESTDATA", "main", "model_artifact"]
+FRAMES = {"FastestDet": 200, "YOLOX-nano": 80}
+ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+_AIM = {"FastestDet": 0.90, "YOLOX-nano": 0.95}
+_ABOVE, _NAIVE, _OVERHEAD_MS, _AROUND_MS = 0.02, 0.40, 0.3, 0.6
+_NO_OP_FRAMES = 2000
+Times = Mapping[str, Sequence[float]]
 
 
-def cases() -> dict[str, Callable[[], float]]:
-    video = TESTDATA / "videos" / "car-detection.mp4"
-    if not video.is_file():
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.run pipeline", description=__doc__)
+    parser.add_argument("--turns", type=int, default=5, help="measured runs of each case (default: 5)")
+    parser.add_argument("--model", choices=FRAMES, help="only this one, and write nothing")
+    parser.add_argument("--engine", choices=ENGINES, help="only this one, and write nothing")
+    args = parser.parse_args(words)
+    if not VIDEO.is_file():
         raise SystemExit(f"no test material at {TESTDATA}: set EDGE_TESTDATA")
-    out: dict[str, Callable[[], float]] = {}
-    for name, facts in _MODELS.items():
-        artifact = model_artifact(name)
-        out |= {
-            f"{name}: engine + decode": lambda a=artifact: _bound(a, video),
-            f"{name}: edge-sdk": lambda a=artifact: _edge(a, video),
-            f"{name}: edge-sdk, one frame thread": lambda a=artifact: _edge(a, video, workers=1),
-            f"{name}: hand-written, capture thread": lambda a=artifact: _threads(a, video),
-            f"{name}: hand-written, serial": lambda a=artifact: _serial(a, video),
-            f"{name}: tutorial loop": lambda a=artifact, f=facts: _tutorial(a, f, video),
-        }
+    rows = []
+    for engine in [args.engine] if args.engine else ENGINES:
+        for name in [args.model] if args.model else FRAMES:
+            sys.stderr.write(f"{name}, {ENGINES[engine]}\n")
+            rows += _figures(name, ENGINES[engine], _take_turns(_cases(name, engine), args.turns))
+    times = _take_turns({"overhead": partial(loops.overhead, _NO_OP_FRAMES)}, args.turns)
+    what = "pipeline of a model that does nothing less a loop, ms a frame"
+    rows.append(_row("none", "none", what, times["overhead"], _at_most(_OVERHEAD_MS)))
+    about = (
+        f"CPU on {VIDEO.name} (768 x 432), fp32, {cores()} cores; a ratio is (engine + decode) / all, 1.0 is the bound;"
+        f" medians and quartiles of {args.turns} alternating rounds"
+    )
+    result = {"about": about, "machine": machine(), "rows": rows}
+    if not args.model and not args.engine:
+        (RESULTS / "pipeline.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(f"pipeline\n{table(result)}")
+    return 0
+
+
+def _cases(name: str, engine: str) -> dict[str, Callable[[], float]]:
+    """Return what takes turns for one model and engine, each giving CPU ms a frame."""
+    artifact, n = model_artifact(name, engine), FRAMES[name]
+    out: dict[str, Callable[[], float]] = {
+        "bound, 1": partial(loops.bound, artifact, n, 1),
+        f"bound, {cores()}": partial(loops.bound, artifact, n, cores()),
+        "edge-sdk": partial(loops.edge, artifact, n),
+        "edge-sdk, one frame thread": partial(loops.edge, artifact, n, 1),
+        "loop: serial": partial(loops.serial, artifact, n),
+        "loop: capture thread": partial(loops.capture_thread, artifact, n),
+        "loop: a reading thread a core": partial(loops.pull_workers, artifact, n),
+        "around": partial(loops.around_engine, artifact, 2 * n),
+    }
+    if engine == "openvino":
+        asynchronous = model_artifact(name, engine, requests=cores())
+        out[f"edge-sdk, requests = {cores()}"] = partial(loops.edge, asynchronous, n)
+    else:
+        out["tutorial"] = partial(loops.tutorial, artifact, name, n)
     return out
 
 
-def model_artifact(name: str) -> Any:
-    """Return the folded detector `name` of _MODELS as an artifact in a temporary folder."""
-    facts = _MODELS[name]
-    import onnx
+def _take_turns(cases: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Run every case once, then once a round in turn."""
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for i in range(rounds + 1):
+        for name, case in cases.items():
+            value = case()
+            if i:
+                times[name].append(value)
+    return times
 
-    from converters.graph import fold_preprocessing
-    from edge_sdk.artifact import write_artifact
 
-    source = onnx.load(str(TESTDATA / "models" / facts["file"]))
-    folded, _ = fold_preprocessing(source, mean=[0.0] * 3, std=[facts["std"]] * 3, layout="NCHW", channels=3)
-    size, image, output = facts["size"], folded.graph.input[0], folded.graph.output[0]
-    resize = {"mode": "letterbox", "align": "topleft", "pad": 114} if facts["letterbox"] else {"mode": "stretch"}
-    manifest = {
-        "name": name.lower(),
-        "version": "1.0.0",
-        "profile": "generic-cpu",
-        "task": "detection",
-        "source_sha256": "0" * 64,
-        "parent": None,
-        "input": {
-            "name": image.name,
-            "shape": [1, size, size, 3],
-            "dtype": "uint8",
-            "layout": "NHWC",
-            "color": "bgr",
-            "resize": resize,
-        },
-        "outputs": [
-            {"name": output.name, "shape": [d.dim_value for d in output.type.tensor_type.shape.dim], "dtype": "float32"}
-        ],
-        "decoder": {"name": facts["decoder"], "params": {}},
-        "runtime": {"name": "onnxruntime", "options": {}},
+def _figures(name: str, engine: str, times: Times) -> list[dict[str, Any]]:
+    """Return the rows of one model and engine."""
+
+    def ratios(case: str) -> list[float]:
+        one = case in ("edge-sdk, one frame thread", "loop: serial")
+        return [b / v for b, v in zip(times[f"bound, {1 if one else cores()}"], times[case], strict=True)]
+
+    row = partial(_row, name, engine)
+    hand_written = {case: ratios(case) for case in times if case.startswith("loop: ")}
+    best = max(statistics.median(values) for values in hand_written.values())
+    aim = min(_AIM[name], best + _ABOVE)
+    wanted = f">= {_AIM[name]:g}, or {_ABOVE:g} above the best loop"
+    rows = [row("engine + decode, ms a frame", times[f"bound, {cores()}"])]
+    for case in times:
+        if case == "edge-sdk":
+            rows.append(row(f"ratio: {case}", ratios(case), (wanted, lambda v: v >= aim)))
+        elif case.startswith("edge-sdk"):
+            rows.append(row(f"ratio: {case}", ratios(case)))
+    rows += [row(f"ratio: hand-written {case}", values) for case, values in hand_written.items()]
+    if "tutorial" in times:
+        ours = [a / b for a, b in zip(times["edge-sdk"], times["tutorial"], strict=True)]
+        rows.append(row("edge-sdk / tutorial's loop", ours, _at_most(_NAIVE)))
+    what = "preprocessing + postprocessing, ms a frame"
+    return [*rows, row(what, times["around"], _at_most(_AROUND_MS))]
+
+
+def _at_most(limit: float) -> tuple[str, Callable[[float], bool]]:
+    return f"<= {limit:g}", lambda value: value <= limit
+
+
+def _row(
+    model: str,
+    engine: str,
+    figure: str,
+    values: Sequence[float],
+    aim: tuple[str, Callable[[float], bool]] | None = None,
+) -> dict[str, Any]:
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else list(values) * 3
+    return {
+        "model": model,
+        "engine": engine,
+        "figure": figure,
+        "value": round(middle, 3),
+        "quartiles": f"{low:.3g} to {high:.3g}",
+        "aim": aim[0] if aim else None,
+        "met": None if aim is None else "yes" if aim[1](round(middle, 3)) else "no",
     }
-    folder = Path(tempfile.mkdtemp(prefix="edge-bench-"))
-    entries = {"model/model.onnx": folded.SerializeToString(), "labels.txt": b""}
-    return write_artifact(folder / f"{name}.edge", manifest=manifest, entries=entries, evidence={})
 
 
-def _timed(work: Callable[[], int]) -> float:
-    import cv2
-
-    cv2.setNumThreads(1)
-    begin = time.process_time()
-    frames = work()
-    return (time.process_time() - begin) * 1000 / frames
-
-
-def _open(video: Path, threads: int = 1) -> Any:
-    import cv2
-
-    return cv2.VideoCapture(str(video), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads])
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _models(artifact: Any, n: int) -> list[Any]:
-    models = [artifact.load() for _ in range(n)]
-    for model in models:
-        model.warm()
-    return models
-
-
-def _bound(artifact: Any, video: Path) -> float:
-    """Decode alone plus the engine alone, on as many threads as the pipeline has."""
-
-    def decode() -> int:
-        capture, n = _open(video), 0
-        while n < FRAMES and capture.read()[0]:
-            n += 1
-        return n
-
-    models = _models(artifact, _cores())
-    feeds = [model.prepare(_open(video).read()[1])[0] for model in models]
-
-    def engine() -> int:
-        share = FRAMES // len(models)
-
-        def work(i: int) -> None:
-            for _ in range(share):
-                models[i].infer(feeds[i])
-
-        _join([threading.Thread(target=work, args=(i,)) for i in range(len(models))])
-        return share * len(models)
-
-    return _timed(decode) + _timed(engine)
-
-
-def _edge(artifact: Any, video: Path, workers: int | None = None) -> float:
-    """The pipeline with its counts, order and summary; the report has the CPU between the first frame and the last."""
-    from edge_sdk.pipeline import Pipeline
-
-    return float(Pipeline(str(video), workers=workers).detect(artifact).run(frames=FRAMES).cpu_ms_per_frame or 0.0)
-
-
-def _serial(artifact: Any, video: Path) -> float:
-    (model,) = _models(artifact, 1)
-
-    def work() -> int:
-        capture = _open(video)
-        for _ in range(FRAMES):
-            model(capture.read()[1])
-        return FRAMES
-
-    return _timed(work)
-
-
-def _threads(artifact: Any, video: Path) -> float:
-    models = _models(artifact, _cores())
-
-    def work() -> int:
-        capture = _open(video)
-        frames: queue.Queue[Any] = queue.Queue(4)
-
-        def infer(i: int) -> None:
-            while (frame := frames.get()) is not None:
-                models[i](frame)
-
-        threads = [threading.Thread(target=infer, args=(i,)) for i in range(len(models))]
-        for thread in threads:
-            thread.start()
-        for _ in range(FRAMES):
-            frames.put(capture.read()[1])
-        for _ in threads:
-            frames.put(None)
-        for thread in threads:
-            thread.join()
-        return FRAMES
-
-    return _timed(work)
-
-
-def _tutorial(artifact: Any, facts: dict[str, Any], video: Path) -> float:
-    """The engine's defaults, float preprocessing in numpy, a fresh array for every step."""
-    import cv2
-    import numpy as np
-    import onnxruntime as ort
-
-    session = ort.InferenceSession(str(TESTDATA / "models" / facts["file"]), providers=["CPUExecutionProvider"])
-    name, size = session.get_inputs()[0].name, facts["size"]
-    decoder = artifact.load()
-    outputs = [o.name for o in decoder.manifest.outputs]
-
-    def work() -> int:
-        capture = _open(video, threads=_cores())
-        for _ in range(FRAMES):
-            frame = capture.read()[1]
-            _, geometry = decoder.prepare(frame)
-            if facts["letterbox"]:
-                ratio = min(size / frame.shape[0], size / frame.shape[1])
-                small = cv2.resize(frame, (int(frame.shape[1] * ratio), int(frame.shape[0] * ratio)))
-                image = np.ones((size, size, 3), np.float32) * 114.0
-                image[: small.shape[0], : small.shape[1]] = small
-            else:
-                image = cv2.resize(frame, (size, size)).astype(np.float32) / facts["std"]
-            tensor = np.ascontiguousarray(image.transpose(2, 0, 1)[np.newaxis], dtype=np.float32)
-            values = session.run(None, {name: tensor})
-            decoder.decode(dict(zip(outputs, values, strict=True)), geometry)
-        return FRAMES
-
-    cv2.setNumThreads(-1)
-    begin = time.process_time()
-    frames = work()
-    spent = time.process_time() - begin
-    cv2.setNumThreads(1)
-    return spent * 1000 / frames
-
-
-def _join(threads: list[threading.Thread]) -> None:
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+if __name__ == "__main__":
+    sys.exit(main())
