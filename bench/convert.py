@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
 
 def _rows(model: str, folder: Path, budget_s: float) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "edge_sdk", "convert", *words(model), "--json", "--budget-s", str(budget_s)]
-    command += ["--out", str(folder), "--no-cache", *(w for p in PROFILES for w in ("--profile", p))]
+    command += ["--out", str(folder), *(w for p in PROFILES for w in ("--profile", p))]
     start = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     seconds = round(time.monotonic() - start)

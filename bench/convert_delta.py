@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,26 @@ def main(words: Sequence[str] | None = None) -> int:
         "machine": machine(),
         "images": {"train": len(train), "calibration": CALIBRATION, "golden": len(golden)},
         "cases": rows,
+        "rows": [_row(label, figures) for label, figures in rows.items()],
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "convert_delta.json").write_text(json.dumps(result, indent=1) + "\n")
     return 0
+
+
+def _row(label: str, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the line of the table for one case."""
+    return {
+        "build and fine-tuning": label,
+        "fp32 bytes": figures["fp32_bytes"],
+        "int8 bytes": figures["int8_bytes"],
+        "delta without base": figures["delta_without_base"],
+        "delta with base": figures["delta_with_base"],
+        "with / without": round(figures["delta_with_base"] / figures["delta_without_base"], 3),
+        "top-1 fp32": figures["top1"]["fp32"],
+        "top-1 without": figures["top1"]["without_base"],
+        "top-1 with": figures["top1"]["with_base"],
+    }
 
 
 def _pictures() -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
