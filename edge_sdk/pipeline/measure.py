@@ -17,7 +17,7 @@ from edge_sdk.artifact import Artifact
 from edge_sdk.config import parse
 from edge_sdk.errors import SourceError, UsageError
 from edge_sdk.pipeline.build import Pipeline
-from edge_sdk.pipeline.models import frame_threads
+from edge_sdk.pipeline.models import frame_threads, load_models
 from edge_sdk.pipeline.report import memory_mb
 from edge_sdk.pipeline_config import SLOT, PipelineConfig, StageConfig
 from edge_sdk.sources.base import BrokenFrame, Image
@@ -114,10 +114,8 @@ def _decode(config: PipelineConfig, frames: int) -> tuple[float, int]:
 
 def _engine(artifact: Artifact, image: Image, runs: int, workers: int) -> float:
     """Return CPU ms per inference of the engine alone, `workers` models side by side, as many at once as each runs."""
-    models = [artifact.load() for _ in range(workers)]
+    models: Any = load_models(artifact, count=workers, kind=None, params={}, test=False).models
     feeds = [model.prepare(image)[0] for model in models]
-    for model in models:
-        model.warm()
     share = max(1, runs // workers)
 
     def work(i: int) -> None:

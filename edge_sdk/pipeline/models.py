@@ -11,8 +11,10 @@ from typing import Any, Protocol
 from edge_sdk.artifact import Artifact, check_golden
 from edge_sdk.config import parse
 from edge_sdk.errors import ArtifactError, ConfigError, UsageError
+from edge_sdk.pipeline.shared import SameEngine, why_not
 from edge_sdk.pipeline_config import TASK_OF_KIND
 from edge_sdk.roi import RoiModel
+from edge_sdk.schemas.manifest import Manifest
 from edge_sdk.sources.base import Image
 from edge_sdk.stage_params import TilesParams
 from edge_sdk.tiling import TiledModel
@@ -122,6 +124,8 @@ def load_models(
 ) -> ModelSet:
     """Open `artifact` (a path or an Artifact) `count` times, each warm; with `test`, run its golden inputs first.
 
+    All have one engine where that costs nothing but memory (`shares_engine`).
+
     Raises:
         ArtifactError: it cannot be read, or it fails its own golden inputs here.
         BackendError: its runtime is missing or cannot run it.
@@ -134,6 +138,8 @@ def load_models(
         for i in range(count):
             model = _open(opened, params, roi)
             models.append(model)
+            if i == 0 and count > 1 and shares_engine(opened.manifest):
+                opened = SameEngine(opened, innermost(model).runtime)
             if i == 0 and test:
                 self_test(opened, model if not params and not roi else None)
             model.warm()
@@ -142,6 +148,18 @@ def load_models(
             model.close()
         raise
     return ModelSet(tuple(models))
+
+
+def innermost(model: Any) -> Any:
+    """Return the model inside tiles and regions."""
+    while (inner := getattr(model, "inner", None)) is not None:
+        model = inner
+    return model
+
+
+def shares_engine(manifest: Manifest) -> bool:
+    """Say whether the frame threads of a pipeline may use one engine: each brings all the threads that it needs."""
+    return int(manifest.runtime.options.get("threads", 1) or 1) == 1 and why_not(manifest.runtime.name) is None
 
 
 def _open(artifact: Artifact, params: Mapping[str, Any], roi: Sequence[Sequence[float]]) -> StageModel:

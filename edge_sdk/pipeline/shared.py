@@ -28,8 +28,8 @@ class _Opened:
 class SharedArtifacts:
     """What is open in this process, by the artifact's SHA-256.
 
-    The models of one pipeline never share an engine, since its frame threads run side by side to be faster; model k of
-    each pipeline shares engine k with the others. A model keeps its own preprocessing and decoder.
+    Pipelines of one artifact share an engine where several threads may use it at once; a model keeps its own
+    preprocessing and decoder.
     """
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class _View(Artifact):
             return super().load(options=options, decoder_params=decoder_params)
         place, runtime = self._shared.take(self._opened, self._used)
         self._used.add(place)
-        lent: Any = _Lent(runtime, lambda: self._return(place))
+        lent: Any = Lent(runtime, lambda: self._return(place))
         try:
             return Model(self.manifest, lent, self.labels, digest=self.sha256, decoder_params=decoder_params)
         except BaseException:
@@ -118,7 +118,23 @@ class _View(Artifact):
         self._shared.give_back(self._opened, place)
 
 
-class _Lent:
+class SameEngine(Artifact):
+    """An artifact whose further models use the engine of `first`, which outlives them."""
+
+    def __init__(self, artifact: Artifact, first: Runtime) -> None:
+        self.__dict__.update(vars(artifact))
+        self._first = first
+
+    def load(
+        self, *, options: Mapping[str, Any] | None = None, decoder_params: Mapping[str, Any] | None = None
+    ) -> Model:
+        if options:
+            return super().load(options=options, decoder_params=decoder_params)
+        lent: Any = Lent(self._first, lambda: None)
+        return Model(self.manifest, lent, self.labels, digest=self.sha256, decoder_params=decoder_params)
+
+
+class Lent:
     """An engine that others use too: closing it gives it back."""
 
     def __init__(self, runtime: Runtime, give_back: Any) -> None:
