@@ -30,7 +30,8 @@ PLAIN_IO = ("float32", "uint8")
 class Candidate:
     """One build: equal candidates of several profiles are built and verified once.
 
-    `environment` is the one it is verified in, where that is not this one (see converters.environments).
+    `environment` is the one it is verified in, where that is not this one (see converters.environments). `fresh`: the
+    scales of `--base` are not used again.
     """
 
     runtime: str
@@ -47,6 +48,7 @@ class Candidate:
     compiler: str = ""
     compiler_options: tuple[tuple[str, str], ...] = ()
     environment: str = ""
+    fresh: bool = False
 
     @property
     def key(self) -> str:
@@ -63,6 +65,7 @@ class Candidate:
             parts.append("io_" + "_".join(self.io_dtypes))
         if self.environment:
             parts.append("in_" + self.environment)
+        parts += ["fresh"] if self.fresh else []
         if (self.provider, self.compiler) != ("CPU", ""):
             facts = [self.provider, self.compiler, *(f"{k}={v}" for k, v in self.compiler_options)]
             parts += ["on", hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]]
@@ -70,9 +73,9 @@ class Candidate:
 
     @property
     def plain(self) -> Candidate:
-        """Return the candidate without the layers left in float, or the method taken, to rescue it."""
+        """Return the candidate without the layers left in float, or the way taken, to rescue it."""
         method = "" if self.method and self.method == self.last_resort else self.method
-        return replace(self, float_first=0, float_last=0, float_layers=(), method=method)
+        return replace(self, float_first=0, float_last=0, float_layers=(), method=method, fresh=False)
 
     @property
     def last_resort(self) -> str | None:
@@ -89,6 +92,7 @@ class Candidate:
         words = [self.provider] if self.provider != "CPU" else []
         words += [f"compiled by {self.compiler}"] if self.compiler else []
         words += [self.method] if self.method else []
+        words += ["scales of its own"] if self.fresh else []
         words += [f"{' and '.join(parts)} layers float"] if parts else []
         words += [f"{len(self.float_layers)} sensitive layers float"] if self.float_layers else []
         return ", ".join(words) or None

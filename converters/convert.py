@@ -30,7 +30,7 @@ from converters.packing import Papers
 from converters.recipe import Recipe, parse_size
 from converters.remote import RemoteWorkshop
 from converters.results import Converted, check_any, nothing_to_try
-from converters.search import Builds, Job, Search, order, timing
+from converters.search import Builds, Job, Search, order, timing, worth
 from converters.workers import Workshop
 from device_profiles import profile as profiles
 from device_profiles.machine import Machine, this_machine, usable_cores
@@ -187,6 +187,9 @@ class _Run:
             clock=self.clock,
             deadline=None if recipe.budget_s is None else self.start + recipe.budget_s,
             rank=lambda c, fp32: order.expected(c, allowed, {p.name: p for p in self.profiles}, fp32),
+            hopeless=lambda refused, passed: worth.hopeless(
+                refused, passed, allowed, self.profiles, self.machine, asked=recipe.precision
+            ),
             slots=max(1, usable_cores()),
             device=self.device,
         )

@@ -26,6 +26,7 @@ class Reason(str, Enum):
     MIN_METRIC = "min_metric"
     GUARD = "guard"
     DISAGREES = "disagrees"
+    NO_GAIN = "no_gain"
     SIZE = "size"
     LATENCY = "latency"
     RAM = "ram"
@@ -52,6 +53,7 @@ ABOUT = {
     Reason.MIN_METRIC: "the metric is below --min-metric",
     Reason.GUARD: "another check of the guard refused it; the reason says which",
     Reason.DISAGREES: "its outputs are too far from the source's on calibration images to be judged on the golden set",
+    Reason.NO_GAIN: "no rescue of the refused int8 build was tried: what passed already is faster than it would be",
     Reason.SIZE: "larger than the profile's artifact_mb",
     Reason.LATENCY: "slower than the profile's latency_ms",
     Reason.RAM: "more resident memory than the profile's ram_mb",

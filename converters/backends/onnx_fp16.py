@@ -19,6 +19,8 @@ TOP = 65504.0
 MARGIN = 4.0
 """How many times an activation seen here may grow on another image before it overflows."""
 IMAGES = 8
+_FLOAT_ONLY = ("Cast", "QuantizeLinear", "DequantizeLinear")
+"""Operators that stay float: casts, and integers at inputs and outputs, whose scales are float32 before opset 19."""
 
 
 def convert(
@@ -44,7 +46,7 @@ def convert(
         half = convert_float_to_float16(
             model,
             keep_io_types=True,
-            op_block_list=[*DEFAULT_OP_BLOCK_LIST, "Cast"],
+            op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_FLOAT_ONLY],
             node_block_list=[*keep, *float_layers, *wide],
         )
     except Exception as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ LOST = 0.25
 depthwise convolution, whose channels differ widely in range (YOLOX-nano: two layers, mAP50 .36 -> .47)."""
 LOST_IMAGES = 16
 _TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
+_PAIR = ("QuantizeLinear", "DequantizeLinear")
 _SHIFT = 128
 _FAILURES = (ValueError, RuntimeError, KeyError, AttributeError, IndexError, TypeError, AssertionError)
 
@@ -214,7 +215,8 @@ def _nncf(request: BuildRequest, prepared: Prepared) -> tuple[Any, Any, str]:
         by_channel = False
         model = _nncf_model(request, prepared, tensors, by_channel=False)
     scheme = request.scheme
-    retype(model, activation=scheme.activation, weight=scheme.weight)
+    own = {n.name for n in prepared.model.graph.node if n.op_type in _PAIR}
+    retype(model, activation=scheme.activation, weight=scheme.weight, leave=own)
     kinds = f"{scheme.activation[0]}8{scheme.weight[0]}8"
     return (
         model,
@@ -278,15 +280,16 @@ def _failed(tool: str, error: Exception) -> ConversionError:
     )
 
 
-def retype(model: Any, *, activation: str, weight: str) -> None:
+def retype(model: Any, *, activation: str, weight: str, leave: Collection[str] = ()) -> None:
     """Turn the 8-bit integers of a QDQ model into the ones that a scheme names, by a shift of 128; in place.
 
-    The zero point and, for a constant, the values move together, so that each pair stands for the same numbers.
+    The zero point and, for a constant, the values move together, so that each pair stands for the same numbers. Nodes
+    named in `leave` stay: the source's own, whose integers are its inputs and outputs.
     """
     held = {t.name: t for t in model.graph.initializer}
     done: dict[str, str] = {}
     for node in model.graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+        if node.op_type not in _PAIR or node.name in leave:
             continue
         constant = node.op_type == "DequantizeLinear" and node.input[0] in held
         wanted = weight if constant else activation

@@ -13,6 +13,7 @@ from onnx import helper, version_converter
 
 from converters import graph as g
 from converters.backends.base import BuildRequest
+from converters.backends.onnx_ranges import opset_of
 from edge_sdk.errors import ConversionError
 from edge_sdk.schemas.manifest import InputSpec
 
@@ -38,7 +39,7 @@ def fold(request: BuildRequest) -> tuple[Any, InputSpec, tuple[str, ...], list[s
     size = (spec.shape[0], spec.height, spec.width, spec.channels)
     out = replace(spec, shape=size, dtype="uint8", layout="NHWC", mean=(0.0,), std=(1.0,), scale=None, zero=None)
     steps = [f"fold preprocessing: uint8 NHWC in, mean {list(spec.mean)}, std {list(spec.std)}, {spec.layout} inside"]
-    opset = max((o.version for o in folded.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    opset = opset_of(folded)
     if opset < QDQ_OPSET:
         try:
             folded = _raise_opset(folded, opset)
@@ -89,7 +90,7 @@ def optimise(model: Any, path: Path) -> None:
 
 
 def _cannot_load(model: Any, error: Exception) -> ConversionError:
-    opset = max((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    opset = opset_of(model)
     newest = re.search(r"till opset (\d+)", str(error))
     if newest is not None:
         return ConversionError(

@@ -40,7 +40,7 @@ def quantize(model: Any, request: BuildRequest, spec: InputSpec) -> tuple[Any, s
         raise BackendError(
             f"the openvino back-end has no int8 method `{request.method}`", hint="known: accuracy, or none"
         )
-    if any(op.get_type_name() == "FakeQuantize" for op in model.get_ordered_ops()):
+    if _rounded(model):
         raise ConversionError(
             "the source is quantized already: int8 of it would be rounded twice", hint="convert the float model"
         )
@@ -74,6 +74,21 @@ def quantize(model: Any, request: BuildRequest, spec: InputSpec) -> tuple[Any, s
         f"{said}: preset mixed, overflow_fix {overflow.value}, fast bias correction over {len(tensors)} images, "
         f"{len(left)} nodes float"
     )
+
+
+def _rounded(model: Any) -> bool:
+    """Say whether a layer reads integers: outputs that are rounded behind the last layer do not count."""
+    ops = model.get_ordered_ops()
+    behind = [op for op in ops if op.get_type_name() == "FakeQuantize"]
+    seen = set()
+    while behind:
+        op = behind.pop()
+        if op.get_type_name() in WEIGHTED:
+            return True
+        if op.get_friendly_name() not in seen:
+            seen.add(op.get_friendly_name())
+            behind += [port.get_node() for out in op.outputs() for port in out.get_target_inputs()]
+    return any(op.get_type_name() in WEIGHTED and quantized(op) is not None for op in ops)
 
 
 def _by_accuracy(model: Any, tensors: list[Any], advanced: Any, words: dict[str, Any]) -> tuple[Any, str]:

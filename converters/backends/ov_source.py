@@ -18,6 +18,7 @@ from openvino.preprocess import PrePostProcessor
 
 from converters.backends.base import BuildRequest
 from converters.backends.onnx_prepare import fold
+from converters.backends.onnx_ranges import opset_of
 from edge_sdk.errors import BackendError, ConversionError
 from edge_sdk.schemas.manifest import InputSpec
 
@@ -34,11 +35,12 @@ def load(request: BuildRequest) -> tuple[Any, InputSpec, list[str]]:
     The outputs carry the names that the request gives.
 
     Raises:
-        BackendError: OpenVINO has not an operator of the model, or does not read the form.
+        BackendError: OpenVINO has not an operator or the opset of the model, or does not read the form.
         ConversionError: the model has other outputs than the request names.
     """
     if request.form == "onnx":
         folded, spec, _, steps = fold(request)
+        _check_opset(folded)
         source = request.out / "folded.onnx"
         onnx.save(folded, str(source))
         try:
@@ -53,6 +55,18 @@ def load(request: BuildRequest) -> tuple[Any, InputSpec, list[str]]:
     model = _read(str(request.model))
     _name_outputs(model, request.outputs)
     return _fold(model, request.input)
+
+
+def _check_opset(model: Any) -> None:
+    """Refuse an opset that this onnx does not define either: OpenVINO would take each operator for the newest it has,
+    whatever the opset has made of it."""
+    opset, newest = opset_of(model), onnx.defs.onnx_opset_version()
+    if opset > newest:
+        raise BackendError(
+            f"the model has opset {opset}, which openvino {VERSION} does not know: onnx {onnx.__version__} defines "
+            f"opsets up to {newest}",
+            hint=f"export it again with opset {newest} or lower, or install newer openvino and onnx",
+        )
 
 
 def _read(path: str) -> Any:

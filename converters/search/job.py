@@ -30,6 +30,8 @@ class Base:
 
     def fits(self, candidate: Candidate) -> bool:
         """Return whether the base was built as the candidate will be, so that its scales mean the same."""
+        if candidate.fresh:
+            return False
         made = self.conversion
         same = made.get("backend") in (None, candidate.backend) and made.get("method") in (None, candidate.method)
         scheme = made.get("scheme") in (None, write_dataclass(candidate.scheme))

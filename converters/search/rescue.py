@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING
 from converters.candidates import Candidate
 from converters.errors import DiskFullError
 from converters.reasons import Reason
-from converters.search import timing
+from converters.search import timing, worth
 from converters.search.builds import can_rank
-from converters.search.order import RESCUE
 from converters.search.outcome import Outcome
 from converters.workers import Workshop
 from edge_sdk.errors import EdgeError
@@ -54,7 +53,13 @@ class Rescue:
         """Yield the outcome of each try, the last one passed if any does."""
         search = self._search
         root = refused.candidate
-        if search.spent() or self._needless(worker, refused):
+        if search.spent():
+            return
+        needless = self._needless(worker, refused)
+        if needless is not None:
+            first, last = ENDS[0]
+            candidate = replace(root, float_first=first, float_last=last)
+            yield Outcome(candidate=candidate, status="skipped", reason=needless, reason_kind=Reason.NO_GAIN)
             return
         passed = False
         for outcome in self._by_layers(worker, refused):
@@ -76,25 +81,32 @@ class Rescue:
             if outcome.status != "refused":
                 return
 
-    def _needless(self, worker: Workshop, refused: Outcome) -> bool:
-        """Return whether another int8 build of the same runtime passed that no rescue can be much faster than.
+    def _needless(self, worker: Workshop, refused: Outcome) -> str | None:
+        """Return why no rescue can be the fastest build of a profile, or None where one may be.
 
         Some layers in float make the refused build slower, so its own latency is the least that a rescue has.
         """
         search, root = self._search, refused.candidate
-        like = (root.runtime, root.precision, root.scheme)
-        passed = [
-            o
-            for o in search.found()
-            if o.status == "passed" and (o.candidate.runtime, o.candidate.precision, o.candidate.scheme) == like
-        ]
+        passed = [o for o in search.found() if o.status == "passed"]
         if not passed:
-            return False
+            return None
         builds = {o.candidate.key: o for o in (refused, *passed)}
-        timed = timing.measure(search.job, worker, builds, seconds=COMPARE_S, others=search.workers)["latency_ms"]
-        least = timed.get(root.key)
-        best = min((float(timed[o.candidate.key]["p50"]) for o in passed if o.candidate.key in timed), default=None)
-        return least is None or best is None or best <= RESCUE * float(least["p50"])
+        there = search.device is not None
+        reply = timing.measure(
+            search.job,
+            search.device or worker,
+            builds,
+            seconds=COMPARE_S,
+            others={} if there else search.workers,
+        )
+        timed = [
+            replace(o, latency_ms=dict(reply["latency_ms"][o.candidate.key]))
+            for o in (refused, *passed)
+            if o.candidate.key in reply["latency_ms"]
+        ]
+        if not timed or timed[0].candidate != root:
+            return None
+        return worth.twin(timed[0], timed[1:]) or search.hopeless(timed[0], timed[1:])
 
     def _layers(self, worker: Workshop, root: Candidate) -> list[str]:
         start = self._search.clock()

@@ -23,6 +23,7 @@ from edge_sdk.errors import BackendError, EdgeError, GuardrailError
 
 logger = logging.getLogger(__name__)
 Rank = Callable[[Candidate, Mapping[str, float]], float]
+Hopeless = Callable[[Outcome, Sequence[Outcome]], "str | None"]
 _BASELINE_S = 1.0
 _RESCUED = (Reason.DROP, Reason.COLLAPSED, Reason.MIN_METRIC, Reason.GUARD)
 
@@ -36,6 +37,8 @@ class Search:
         clock: monotonic seconds.
         deadline: when no new candidate is begun any more.
         rank: expected latency of a candidate, given what fp32 takes in each runtime; the smallest is tried first.
+        hopeless: why no rescue of a refused build can win, given it and what passed, with their latency; None where
+            one may.
         slots: how many candidates are worked on at a time.
         device: worker on the device, which answers and is timed instead of this machine.
     """
@@ -50,6 +53,7 @@ class Search:
         clock: Callable[[], float],
         deadline: float | None = None,
         rank: Rank = lambda _candidate, _baselines: 1.0,
+        hopeless: Hopeless = lambda _refused, _passed: None,
         slots: int = 2,
         device: Workshop | None = None,
     ) -> None:
@@ -60,6 +64,7 @@ class Search:
         self.clock = clock
         self.deadline = deadline
         self.rank = rank
+        self.hopeless = hopeless
         self.slots = slots
         self.device = device
         self.judge = job.judge
@@ -208,6 +213,10 @@ class Search:
                 self.record(outcome)
             return []
         outcome = self.attempt(worker, task.candidate)
+        if outcome.status in ("refused", "failed") and self.builds.request(task.candidate).base is not None:
+            fresh = replace(task.candidate.plain, fresh=True)
+            self.record(replace(outcome, reason=f"{outcome.reason} (with the scales of --base: tried again without)"))
+            return [Task(candidate=fresh)]
         self.record(outcome)
         again = outcome.status == "refused" and outcome.reason_kind in _RESCUED and task.candidate.precision == "int8"
         return [Task(candidate=task.candidate, refused=outcome)] if again else []
