@@ -315,10 +315,6 @@ class Pipeline(Live):
         sinks = self._run.sinks if self._run is not None else ()
         return tuple(sink.address for sink in sinks if hasattr(sink, "address"))
 
-    def stats(self) -> dict[str, Any]:
-        """Return the counts so far."""
-        return self._running().stats()
-
     def report(self) -> Report:
         """Return what the run cost so far."""
         report = self._running().report()
@@ -327,16 +323,6 @@ class Pipeline(Live):
     def busy(self, now: float) -> tuple[str, float]:
         """Return what the slowest frame thread is in and for how many seconds; `now` is the monotonic clock."""
         return self._run.busy(now) if self._run is not None else ("load", 0.0)
-
-    def describe(self) -> dict[str, Any]:
-        """Return stage, kind and model of what runs on the frames."""
-        run = self._running()
-        return {"name": run.stage, "kind": run.kind} | run.slot.current.describe()
-
-    def models(self) -> list[dict[str, Any]]:
-        """Return stage, kind and model of every model that runs, the one on the frames first."""
-        seconds = self._running().steps.seconds
-        return [self.describe(), *({"name": s.name, "kind": s.kind} | s.slot.current.describe() for s in seconds)]
 
     # -- inside --------------------------------------------------------------------------------------------------
 

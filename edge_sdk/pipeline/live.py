@@ -158,6 +158,20 @@ class Live(Stages):
         self._described = replace(config, **{key: getattr(before, key) for key in ("source", "workers", "serve")})
         return Changes(changed=tuple(changed), restart=tuple(restart))
 
+    def stats(self) -> dict[str, Any]:
+        """Return the counts so far."""
+        return self._running().stats()
+
+    def describe(self) -> dict[str, Any]:
+        """Return stage, kind and model of what runs on the frames."""
+        run = self._running()
+        return {"name": run.stage, "kind": run.kind} | run.slot.current.describe()
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return stage, kind and model of every model that runs, the one on the frames first."""
+        seconds = self._running().steps.seconds
+        return [self.describe(), *({"name": s.name, "kind": s.kind} | s.slot.current.describe() for s in seconds)]
+
     @property
     def live_stages(self) -> tuple[StageConfig, ...]:
         """The stages as they were written, with the changes since the start."""

@@ -106,11 +106,13 @@ def _pipeline(args: argparse.Namespace) -> PipelineConfig:
 
 
 def _text(report: dict[str, Any]) -> str:
-    latency = report["latency_ms"]
+    latency, workers = report["latency_ms"], report["workers"]
+    around = report["pipeline_cpu_ms"] - report["engine_cpu_ms"] - report["decode_cpu_ms"]
     lines = [
-        f"engine    {report['engine_cpu_ms']:8.2f} ms CPU a frame, alone on {report['workers']} threads",
+        f"engine    {report['engine_cpu_ms']:8.2f} ms CPU a frame, alone on {workers} thread{'s' * (workers > 1)}",
         f"decode    {report['decode_cpu_ms']:8.2f} ms CPU a frame, alone",
         f"pipeline  {report['pipeline_cpu_ms']:8.2f} ms CPU a frame, {report['fps']:.0f} frames/s",
+        f"around    {around:8.2f} ms of it: preprocessing, postprocessing, hand-over, shared caches",
         f"ratio     {report['ratio']:8.3f} (engine + decode) / pipeline; 1.0 is the bound",
         f"latency   p50 {latency['p50']:.1f}, p95 {latency['p95']:.1f}, p99 {latency['p99']:.1f} ms",
         f"memory    {report['rss_mb'] or 0:8.0f} MB at its peak",

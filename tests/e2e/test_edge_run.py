@@ -287,6 +287,14 @@ def test_bench_reports_engine_decode_and_pipeline(artifact):
     assert report["ratio"] == pytest.approx(expected, rel=0.02)
 
 
+def test_bench_says_in_words_what_its_figures_are(artifact):
+    done = edge("bench", artifact, "--source", "synthetic:320x240?n=20", "--frames", 20, "--rounds", 1, "--workers", 1)
+    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert {"engine", "decode", "pipeline", "around", "ratio", "latency", "memory"} <= set(lines)
+    assert lines["engine"].endswith("ms CPU a frame, alone on 1 thread")
+    assert "preprocessing, postprocessing, hand-over" in lines["around"]
+
+
 def test_bench_refuses_a_source_that_never_ends(artifact):
     done = edge("bench", artifact, "--source", LIVE)
     assert done.returncode == 2
