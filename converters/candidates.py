@@ -179,13 +179,13 @@ def _ways(support: RuntimeSupport, precision: str, recipe: Recipe, source: Sourc
         form = next((f for f in can["reads"] if f in source.forms), None)
         if form is not None:
             methods = [m for m in can["methods"].get(precision, ()) if _right(can, support, precision, m)]
-            if _as_it_came(source, form):
+            if as_it_came(source, form):
                 methods = list(can["methods"][precision][:1]) if precision == source.precision else []
             ways += [_Way(backend=name, form=form, method=m) for m in methods]
     return ways or [_Way()]
 
 
-def _as_it_came(source: Source, form: str) -> bool:
+def as_it_came(source: Source, form: str) -> bool:
     """Say whether the form is the source's own file whose weights are integers already: it can only be kept."""
     return source.quantized and form == source.format
 
@@ -221,7 +221,7 @@ def _reasons(
         how = bridge.why(source, support.name)
         if how is not None:
             yield Reason.NEEDS_ENVIRONMENT, how
-        if any(_as_it_came(source, f) and FORMS[f] == support.name for f in source.forms):
+        if any(as_it_came(source, f) and FORMS[f] == support.name for f in source.forms):
             kept = f"the source is {source.precision} already: for {support.name} its file is kept as it came"
             yield Reason.UNSUPPORTED, kept
         absent_form = bridge.failed(source, support.name)
@@ -250,7 +250,7 @@ def _reasons(
         )
     if support.max_opset is not None and source.opset > support.max_opset:
         yield Reason.OPSET, f"the model has opset {source.opset}, the profile reads up to {support.max_opset}"
-    if precision in INTEGER and not calibrated and not _as_it_came(source, way.form):
+    if precision in INTEGER and not calibrated and not as_it_came(source, way.form):
         yield Reason.NEEDS_CALIBRATION, f"{precision} needs --calibration"
     yield from _accelerator(profile, support, precision, recipe, machine)
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from converters.candidates import Candidate
+from converters.candidates import Candidate, as_it_came
 from converters.errors import DiskFullError
 from converters.metrics import scores, task
 from converters.reasons import Reason
@@ -104,10 +104,11 @@ class Search:
     def run(self, candidates: Sequence[Candidate]) -> dict[str, Outcome]:
         """Return the outcome of each candidate, and of the rescues of refused int8 builds, by key.
 
-        fp32 comes first in every runtime: what it takes there is the base of the order of the rest.
+        fp32 comes first in every runtime: what it takes there is the base of the order of the rest. So does a source
+        of integers that is kept as it came, which no other build may match.
         """
-        first = [c for c in candidates if c.precision == "fp32"]
-        rest = [c for c in candidates if c.precision != "fp32"]
+        first = [c for c in candidates if c.precision == "fp32" or self._kept(c)]
+        rest = [c for c in candidates if c not in first]
         self._drain([Task(candidate=c) for c in first])
         if rest:
             self._measure_baselines()
@@ -219,14 +220,19 @@ class Search:
             return [Task(candidate=fresh)]
         self.record(outcome)
         again = outcome.status == "refused" and outcome.reason_kind in _RESCUED and task.candidate.precision == "int8"
-        return [Task(candidate=task.candidate, refused=outcome)] if again else []
+        return [Task(candidate=task.candidate, refused=outcome)] if again and not self._kept(task.candidate) else []
+
+    def _kept(self, candidate: Candidate) -> bool:
+        return as_it_came(self.job.source, candidate.form)
 
     def _rank_of(self, task: Task) -> float:
         return self.rank(task.candidate, self.baselines) * (1.0 if task.refused is None else rescue.LATER)
 
     def _measure_baselines(self) -> None:
         """Time the fp32 build of each runtime for a moment, for the order of the rest."""
-        passed = {o.candidate.runtime: o for o in self.found() if o.status == "passed"}
+        passed = {
+            o.candidate.runtime: o for o in self.found() if o.status == "passed" and o.candidate.precision == "fp32"
+        }
         worker = self.device or next(iter(self.workers.values()))
         builds = {o.candidate.key: o for o in passed.values()}
         reply = timing.measure(
