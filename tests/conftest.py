@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+import edge_sdk.runtimes.no_analytics  # noqa: F401  (before openvino and nncf, which tests import, too)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
