@@ -124,3 +124,19 @@ def test_models_that_cannot_be_read_end_with_one_message_and_their_exit_code(
     assert message in error["message"]
     assert error["hint"]
     assert list((tmp_path / "out").glob("*")) == []
+
+
+def test_a_network_whose_weights_are_all_alike_is_refused_as_collapsed_not_converted(testdata, capsys, tmp_path):
+    golden = parts.color_folders(tmp_path / "golden", 12, seed=2)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for path in golden.rglob("*.png"):
+        path.rename(photos / path.name)
+    words = [testdata / "bad" / "light_squeezenet_const.onnx", "--profile", "generic-cpu", "--golden", photos]
+
+    code = cli.main(["convert", *map(str, (*words, "--out", tmp_path / "out", "--json", *FLAGS))])
+
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (code, error["kind"]) == (5, "guardrail")
+    assert error["message"] == "the source model itself has collapsed: every class score is 0.001 on every golden image"
+    assert "--mean" in error["hint"]

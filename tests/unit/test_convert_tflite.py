@@ -10,12 +10,15 @@ import pytest
 pytest.importorskip("ai_edge_litert")
 
 from converters import tflite_graph
+from converters.backends.base import BuildRequest
 from converters.frontends import inspect, tflite_metadata
 from converters.frontends.base import Preprocess, Source, TensorInfo, sniff
 from converters.frontends.tflite import integer_pixels
 from converters.plan import decide
 from converters.recipe import Recipe
 from edge_sdk.errors import BackendError, ConversionError, UsageError
+from edge_sdk.runtimes.litert import LiteRtRuntime
+from edge_sdk.tasks.preprocess import Preprocessor
 
 
 def read(path: Path, work: Path, **options) -> Source:
@@ -90,6 +93,33 @@ def test_the_four_outputs_of_a_detector_come_in_the_order_of_its_post_processing
 
     assert [o.shape for o in found.outputs] == [(1, 10, 4), (1, 10), (1, 10), (1,)]
     assert found.outputs[1].name.endswith(":1")
+
+
+def test_post_processing_is_kept_inside_the_build_and_sees_what_the_file_sees(real, testdata, tmp_path):
+    pytest.importorskip("ai_edge_quantizer")
+    from converters.backends import litert
+    from converters.images import read as picture
+
+    found = real("ssd_mobilenet_v1_coco_quant")
+    plan = decide(Recipe(resize="stretch"), found, labelled_for=None, names=())
+    names, model = tuple(o.name for o in found.outputs), Path(found.forms["tflite"])
+    ask = {"model": model, "form": "tflite", "input": plan.input, "outputs": names}
+    built = litert.build(BuildRequest(out=tmp_path, precision="int8", **ask))
+    photos = sorted((testdata / "datasets" / "coco128_train2017" / "images").iterdir())[:4]
+    source, kept = (
+        [engine.infer({plan.input.name: prepare(picture(str(photo)))[0]}) for photo in photos]
+        for engine, prepare in (
+            (LiteRtRuntime(path, {"threads": 1}), Preprocessor(spec))
+            for path, spec in ((model, plan.input), (built.files[0], built.input))
+        )
+    )
+
+    assert b"TFLite_Detection_PostProcess" in built.files[0].read_bytes()
+    assert built.outputs == names
+    assert max(float(row[names[2]].max()) for row in source) > 0.5
+    for row, wanted in zip(kept, source, strict=True):
+        for name in names:
+            np.testing.assert_array_equal(row[name], wanted[name])
 
 
 def test_labels_and_colour_come_from_the_metadata(real):
