@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from converters import tflite_fuse, tflite_input
 from converters import tflite_graph as g
-from converters import tflite_input
+from converters.backends import litert_bounds as bounds
 from converters.backends import litert_calibration as calibration
 from converters.backends import tflite_layers
 from converters.backends.base import BuildRequest, Built, LayerError, calibration_tensors
@@ -42,6 +43,8 @@ def build(request: BuildRequest) -> Built:
         return _as_it_came(request, model, own, spec, out)
     g.forget_ranges(model)
     steps = [f"{g.unpack_halves(model)} constants from half to single precision"] if own == "fp16" else []
+    fused = tflite_fuse.fuse_activations(model)
+    steps += [f"{fused} activations fused into the operations before them"] if fused else []
     outputs = tuple(g.name(model.subgraphs[0].tensors[i]) for i in model.subgraphs[0].outputs)
     if request.precision in STATIC:
         model, step = _static(request, model, spec)
@@ -128,6 +131,8 @@ def _static(request: BuildRequest, model: Any, spec: InputSpec) -> tuple[Any, st
     images = itertools.islice(calibration_tensors(request, spec), MEAN_IMAGES)
     count = tflite_layers.correct_biases(model, images, request.out, leave=set(layers), per_channel=per_channel)
     ranges = calibration.ranges(model, request, spec, request.out)
+    pads = bounds.bind_pads(model, ranges, bits)
+    layers = tuple(dict.fromkeys([*layers, *(g.scope(model, op) for op in bounds.unbounded(model, ranges))]))
     if request.base is not None:
         ranges, kept = calibration.keep_base(ranges, request.base)
     low, high = tflite_input.pixel_range(spec)
@@ -139,6 +144,7 @@ def _static(request: BuildRequest, model: Any, spec: InputSpec) -> tuple[Any, st
         f"ai-edge-quantizer static_wi8_ai{bits}: {'per channel' if request.scheme.per_channel else 'per tensor'}, "
         f"min-max over {len(request.images)} images, {len(layers)} operations float, {count} biases corrected"
     )
+    step += f", {pads} pads of max pools in the range of their data" if pads else ""
     return quantized, step + (f", {kept} ranges of the base kept" if request.base is not None else "")
 
 
@@ -151,6 +157,7 @@ def sensitivity(request: BuildRequest, images: int) -> list[LayerError]:
     model = g.load(request.model)
     g.forget_ranges(model)
     g.unpack_halves(model)
+    tflite_fuse.fuse_activations(model)
     return ranked(request, model, tflite_input.spec_of(model, request.input), images)
 
 
@@ -212,6 +219,12 @@ def _run(model: Any, recipe: list[dict[str, Any]], ranges: dict[str, Any], work:
     file = work / "quantized.tflite"
     file.write_bytes(bytes(found.quantized_model))
     try:
-        return g.load(file)
+        quantized = g.load(file)
     finally:
         file.unlink()
+    # An output behind a DEQUANTIZE of the tool has a name of the tool's.
+    graph = model.subgraphs[0]
+    names = [g.name(graph.tensors[i]) for i in graph.outputs]
+    if len(set(names)) == len(names):
+        g.name_outputs(quantized, range(len(names)), names)
+    return quantized

@@ -55,7 +55,7 @@ def keep_base(found: dict[str, Any], base: Path) -> tuple[dict[str, Any], int]:
     model = g.load(base)
     out, kept = dict(found), 0
     for tensor in model.subgraphs[0].tensors:
-        label, q = g.name(tensor), tensor.quantization
+        label, q = g.name(tensor).removeprefix(f"{g.PREFIX}inner_"), tensor.quantization
         if label not in out or tensor.type != g.KIND.INT8 or q is None or q.scale is None or len(q.scale) != 1:
             continue
         if "min" not in out[label] or np.size(out[label]["min"]) != 1:
