@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ WEIGHT_OPS = frozenset(
     {OP.CONV_2D, OP.DEPTHWISE_CONV_2D, OP.TRANSPOSE_CONV, OP.CONV_3D, OP.FULLY_CONNECTED, OP.BATCH_MATMUL}
     | {OP.LSTM, OP.UNIDIRECTIONAL_SEQUENCE_LSTM, OP.UNIDIRECTIONAL_SEQUENCE_RNN, OP.SVDF}
 )
+JOINTS = frozenset({OP.ADD, OP.SUB, OP.CONCATENATION})
+"""Operations in which branches meet."""
 DTYPES: dict[int, DType] = {
     KIND.FLOAT32: "float32",
     KIND.FLOAT16: "float16",
@@ -206,6 +208,40 @@ def head(model: Any, layers: int) -> list[Any]:
             if own <= layers:
                 found.append(op)
     return found
+
+
+def beside(model: Any, layers: Collection[str]) -> list[Any]:
+    """Return the operations without weights between the named layers and the weighted ones before and after them.
+
+    A layer that stays float wins nothing where its input was rounded before it and its output is rounded after it.
+    Sums and concatenations are the last that are taken, so that one layer does not take the trunk of a residual network
+    with it.
+    """
+    maker = producers(model)
+    readers: dict[int, list[Any]] = {}
+    for op in model.subgraphs[0].operators:
+        for index in op.inputs:
+            readers.setdefault(int(index), []).append(op)
+
+    def before(op: Any) -> list[Any]:
+        return [maker[int(i)] for i in op.inputs if int(i) in maker]
+
+    def after(op: Any) -> list[Any]:
+        return [reader for i in op.outputs for reader in readers.get(int(i), [])]
+
+    found: dict[int, Any] = {}
+    for step in (before, after):
+        frontier = [op for op in model.subgraphs[0].operators if scope(model, op) in layers]
+        seen: set[int] = set()
+        while frontier:
+            for op in step(frontier.pop()):
+                if id(op) in seen or code(model, op) in WEIGHT_OPS:
+                    continue
+                seen.add(id(op))
+                found[id(op)] = op
+                if code(model, op) not in JOINTS:
+                    frontier.append(op)
+    return list(found.values())
 
 
 def add_tensor(

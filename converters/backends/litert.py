@@ -126,6 +126,7 @@ def _static(request: BuildRequest, model: Any, spec: InputSpec) -> tuple[Any, st
     wide = bits == 16
     float_in = "int16" not in request.io_dtypes if wide else not tflite_input.takes_integers(spec, request.io_dtypes)
     ops = [*(g.last(model, request.float_last) if float_out else ()), *g.head(model, request.float_first)]
+    ops += g.beside(model, request.float_layers)
     layers = tuple(dict.fromkeys([*(g.scope(model, op) for op in ops), *request.float_layers]))
     per_channel = request.scheme.per_channel
     images = itertools.islice(calibration_tensors(request, spec), MEAN_IMAGES)

@@ -97,13 +97,32 @@ def relus(path: Path) -> Path:
     return finish(model, end, path, 8)
 
 
-def built(model: Path, out: Path, images: tuple[str, ...], precision: str) -> Built:
+def swish(path: Path) -> Path:
+    """Two convolutions with a swish between them, whose first channel is 500 times the others and next to unread."""
+    model = parts.empty(SIZE)
+    shape = (1, SIZE, SIZE, 8)
+    first = conv(model, 0, "first", 8, SIZE, inputs=3, seed=1)
+    gate = parts.add(model, g.OP.LOGISTIC, [first], "gate", shape, "ReshapeOptions")
+    soft = parts.add(model, g.OP.MUL, [first, gate], "swish", shape, "MulOptions")
+    second = conv(model, soft, "second", 8, SIZE, inputs=8, seed=2)
+    for label, part, share in (("first_w", np.s_[0], 500.0), ("second_w", np.s_[..., 0], 1 / 5000)):
+        index = next(k for k, t in enumerate(model.subgraphs[0].tensors) if g.name(t) == label)
+        values = np.array(g.constant(model, index))
+        values[part] = np.abs(values[part]) * share
+        model.buffers[model.subgraphs[0].tensors[index].buffer].data = np.frombuffer(values.tobytes(), np.uint8)
+    op = next(op for op in model.subgraphs[0].operators if g.code(model, op) == g.OP.LOGISTIC)
+    op.builtinOptionsType, op.builtinOptions = 0, None
+    total = parts.add(model, g.OP.ADD, [second, second], "total", shape, "AddOptions")
+    return finish(model, conv(model, total, "third", 8, SIZE, inputs=8, seed=3), path, 8)
+
+
+def built(model: Path, out: Path, images: tuple[str, ...], precision: str, **more: Any) -> Built:
     out.mkdir()
     images = images if precision in ("int8", "int16x8") else ()
     return litert.build(
         BuildRequest(
             model=model, out=out, precision=precision, input=SPEC, form="tflite", images=images, outputs=("out",),
-            scheme=Int8Scheme(activation="int8"),
+            scheme=Int8Scheme(activation="int8"), **more,
         )
     )  # fmt: skip
 
@@ -182,3 +201,23 @@ def test_an_activation_whose_input_is_read_twice_or_is_an_output_stays(tmp_path)
     model.subgraphs[0].outputs = [*model.subgraphs[0].outputs, names["total"]]
 
     assert tflite_fuse.fuse_activations(model) == 1
+
+
+def test_what_stands_between_layers_that_stay_float_stays_float_too(tmp_path, images):
+    model = swish(tmp_path / "m.tflite")
+    whole = built(model, tmp_path / "whole", images, "int8")
+
+    done = built(model, tmp_path / "out", images, "int8", float_layers=("first", "second"))
+    found = [noise(answers(b.files[0], b.input, images), answers(model, SPEC, images)) for b in (whole, done)]
+
+    assert found[1] < 0.05 and found[0] > 0.2, found
+
+
+def test_the_operations_beside_a_layer_end_at_weights_and_at_sums(tmp_path):
+    model = g.load(swish(tmp_path / "m.tflite"))
+
+    def names(layer: str) -> set[str]:
+        return {g.scope(model, op) for op in g.beside(model, {layer})}
+
+    assert (names("first"), names("second")) == ({"gate", "swish"}, {"gate", "swish", "total"})
+    assert (names("third"), names("out")) == ({"total", "mean"}, {"mean"})
