@@ -20,11 +20,12 @@ from bench.convert_cases import CASES, PROFILES, check_complete, words
 from bench.run import RESULTS, machine, table
 
 LIMIT_S = 1800
+TARGET = RESULTS / "convert.json"
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.run convert")
-    parser.add_argument("--model", action="append", choices=sorted(CASES), help="only this one; may be repeated")
+    parser.add_argument("--model", action="append", choices=sorted(CASES), help="this one again; may be repeated")
     parser.add_argument("--budget-s", type=float, default=120.0, help="of each conversion (default: 120)")
     args = parser.parse_args(arguments)
     check_complete()
@@ -33,6 +34,9 @@ def main(arguments: list[str]) -> None:
         for model in args.model or CASES:
             rows += _rows(model, Path(folder), args.budget_s)
             sys.stderr.write(f"{model}: {rows[-1]}\n")
+    if args.model is not None and TARGET.is_file():
+        kept = json.loads(TARGET.read_text())["rows"]
+        rows = [new for old in kept for new in ([r for r in rows if _same(r, old)] or [old])]
     ended = [row["ended"] for row in rows]
     counts = {word: ended.count(word) for word in sorted(set(ended))}
     summary = ", ".join(f"{n} {word}" for word, n in counts.items())
@@ -43,9 +47,12 @@ def main(arguments: list[str]) -> None:
         "counts": counts,
         "rows": rows,
     }
-    if args.model is None:
-        (RESULTS / "convert.json").write_text(json.dumps(result, indent=1) + "\n")
+    TARGET.write_text(json.dumps(result, indent=1) + "\n")
     print(f"convert\n{table(result)}")
+
+
+def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    return (a["model"], a["profile"]) == (b["model"], b["profile"])
 
 
 def _rows(model: str, folder: Path, budget_s: float) -> list[dict[str, Any]]:

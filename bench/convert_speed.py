@@ -28,8 +28,7 @@ PROFILE = "x86-64-avx512-vnni"
 MODELS = tuple(m for m in CASES if m.endswith((".onnx", "float.tflite", "_f.tflite", ".h5")))
 ROUNDS = 80
 CALIBRATION = 64
-_SPIN_S = 0.1
-"""How long the threads of ONNX Runtime's defaults may still spin: their CPU time is not the next one's."""
+SOURCE_ROUNDS = 20
 
 
 def main(arguments: list[str]) -> None:
@@ -198,19 +197,26 @@ def _open(found: Mapping[str, Any], artifact: Path) -> dict[str, Callable[[], An
 
 
 def _time(runs: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-    for run in runs.values():
-        for _ in range(5):
-            run()
+    """Return CPU ms of each round; the source by itself, since its threads spin on when it has answered."""
     samples: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(ROUNDS):
-        for name, run in runs.items():
-            start = time.process_time_ns()
-            for _ in range(3):
-                run()
-            samples[name].append((time.process_time_ns() - start) / 3e6)
-            if name == "source":
-                time.sleep(_SPIN_S)
+    alike = [name for name in runs if name != "source"]
+    for _ in range(3):
+        for name in alike:
+            runs[name]()
+    for number in range(ROUNDS):
+        for name in alike[number % len(alike) :] + alike[: number % len(alike)]:
+            samples[name].append(_cpu_ms(runs[name]))
+    if "source" in runs:
+        for _ in range(SOURCE_ROUNDS):
+            samples["source"].append(_cpu_ms(runs["source"]))
     return {name: np.asarray(values) for name, values in samples.items()}
+
+
+def _cpu_ms(run: Callable[[], Any]) -> float:
+    start = time.process_time_ns()
+    for _ in range(3):
+        run()
+    return (time.process_time_ns() - start) / 3e6
 
 
 def _bound(chosen: Any, best: Any) -> tuple[float, float]:
