@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ class RemoteWorkshop(Workshop):
     """A `Workshop` whose process runs on another machine; it predicts and measures, and builds nothing.
 
     Files that a job names are copied there, each once; predictions are copied back. Calls wait for one another, so
-    that nothing else of ours runs on the device while something is timed.
+    that nothing else of ours runs on the device while something is timed. The limit of memory is not watched there.
 
     Raises:
         SyncError: the host cannot be reached.
@@ -66,7 +67,8 @@ class RemoteWorkshop(Workshop):
 
     def _command(self) -> list[str]:
         host = self.remote.host
-        script = f"cd {self.remote.folder} && PYTHONHASHSEED=0 exec {host.python} -m converters.worker"
+        python = shlex.quote(host.python)
+        script = f"cd {shlex.quote(self.remote.folder)} && PYTHONHASHSEED=0 exec {python} -m converters.worker"
         return self.remote.command(["sh", "-c", script])
 
     def call(self, job: str, **args: Any) -> Any:
