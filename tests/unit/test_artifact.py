@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
-import pickle
 import stat
 import struct
 import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from edge_sdk import payload, testing
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from artifact_parts import ENTRIES, MODEL, refused, rezip, tiny
+
+from edge_sdk import testing
 from edge_sdk.artifact import Artifact, write_artifact
 from edge_sdk.artifact_write import compute_payload_digest
 from edge_sdk.errors import ArtifactError, BackendError, SchemaError, UsageError
 from edge_sdk.schemas import document
-
-MODEL = testing.tiny_classifier_onnx()
-ENTRIES: dict[str, Any] = {"model/model.onnx": MODEL, "labels.txt": b"blue\ngreen\nred\n", "card.md": b"# tiny\n"}
 
 
 @pytest.fixture
@@ -37,31 +32,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def artifact(path: Path) -> Artifact:
-    return write_artifact(path, manifest=testing.tiny_manifest(), entries=ENTRIES, evidence={"n": 1})
-
-
-def rezip(path: Path, change: Callable[[dict[str, bytes]], None], *, manifest: bool = False, **info: Any) -> Path:
-    """Write the entries again with Python's zipfile; `manifest` lists them anew, so that only the change is wrong."""
-    with zipfile.ZipFile(path) as old:
-        entries = {name: old.read(name) for name in old.namelist()}
-    change(entries)
-    if manifest:
-        data = json.loads(entries["manifest.json"])
-        listed = {n: b for n, b in entries.items() if n != "manifest.json"}
-        data["files"] = {n: {"sha256": hashlib.sha256(b).hexdigest(), "size": len(b)} for n, b in listed.items()}
-        data["payload_digest"] = compute_payload_digest({n: (f["sha256"], f["size"]) for n, f in data["files"].items()})
-        entries["manifest.json"] = json.dumps(data).encode()
-    with zipfile.ZipFile(path, "w", compression=info.get("compression", zipfile.ZIP_STORED)) as new:
-        for name, raw in entries.items():
-            new.writestr(name, raw)
-    return path
-
-
-def refused(path: Path, message: str, kind: type[ArtifactError] = ArtifactError) -> None:
-    with pytest.raises(kind, match=message) as caught:
-        Artifact.open(path)
-    assert caught.value.exit_code == 4
-    assert caught.value.hint
+    return tiny(path)
 
 
 def test_an_artifact_reads_back_what_was_written(artifact: Artifact) -> None:
@@ -401,88 +372,6 @@ def test_labels_that_are_no_text_are_refused(artifact: Artifact) -> None:
     refused(artifact.path, r"`labels\.txt` is not UTF-8")
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".pkl", ".PTH", ".joblib", ".npz"])
-def test_a_pickle_by_name_is_refused(artifact: Artifact, suffix: str) -> None:
-    rezip(artifact.path, lambda e: e.update({f"model/weights{suffix}": b"harmless"}), manifest=True)
-    refused(artifact.path, "is a pickle by its name")
-
-
-def torch_file() -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        file.writestr("archive/data.pkl", pickle.dumps({"w": 1}))
-    return buffer.getvalue()
-
-
-def object_array() -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("raw", "message"),
-    [
-        *[(pickle.dumps({"w": list(range(10))}, protocol=p), "is a pickle") for p in (2, 3, 4, 5)],
-        (pickle.dumps(list(range(100_000)), protocol=2), "is a pickle"),
-        (torch_file(), "a zip archive"),
-        (object_array(), "array of objects"),
-        (b"\x1f\x8b\x08" + bytes(20), "a gzip archive"),
-    ],
-)
-def test_a_pickle_by_content_is_refused(artifact: Artifact, raw: bytes, message: str) -> None:
-    rezip(artifact.path, lambda e: e.update({"model/weights.bin": raw}), manifest=True)
-    refused(artifact.path, message)
-
-
-def test_plain_arrays_and_raw_weights_are_no_pickles(path: Path) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, np.arange(4))
-    entries = {**ENTRIES, "model/a.npy": buffer.getvalue(), "model/b.bin": b"\x80\x02" + bytes(range(256)) * 8}
-    write_artifact(path, manifest=testing.tiny_manifest(), entries=entries, evidence={})
-
-
-def external(model: bytes, *, by_location: bool) -> bytes:
-    """Return the model with one tensor more in its graph, whose data lies elsewhere."""
-    key_value = testing._bytes(1, b"location") + testing._bytes(2, b"../../etc/passwd")
-    tensor = testing._int(1, 1) + testing._int(2, 1) + testing._bytes(8, b"w")
-    tensor += testing._int(14, 1) if by_location else testing._bytes(13, key_value)
-    return model + testing._bytes(7, testing._bytes(5, tensor))
-
-
-@pytest.mark.parametrize("by_location", [True, False])
-def test_onnx_external_data_is_refused(artifact: Artifact, by_location: bool) -> None:
-    raw = external(MODEL, by_location=by_location)
-    rezip(artifact.path, lambda e: e.update({"model/model.onnx": raw}), manifest=True)
-    refused(artifact.path, "keeps weights in another file")
-
-
-def test_external_data_in_an_attribute_of_a_subgraph_is_refused(artifact: Artifact) -> None:
-    tensor = testing._bytes(8, b"w") + testing._int(14, 1)
-    constant = testing._bytes(4, b"Constant") + testing._bytes(
-        5, testing._bytes(1, b"value") + testing._bytes(5, tensor)
-    )
-    branch = testing._bytes(5, testing._bytes(1, b"then_branch") + testing._bytes(6, testing._bytes(1, constant)))
-    raw = MODEL + testing._bytes(7, testing._bytes(1, testing._bytes(4, b"If") + branch))
-    rezip(artifact.path, lambda e: e.update({"model/model.onnx": raw}), manifest=True)
-    refused(artifact.path, "keeps weights in another file")
-
-
-def test_what_the_onnx_package_saves_as_external_data_is_refused(artifact: Artifact, tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx")
-    model = onnx.load_model_from_string(MODEL)
-    onnx.save_model(model, tmp_path / "e.onnx", save_as_external_data=True, size_threshold=0, location="weights.bin")
-    raw = (tmp_path / "e.onnx").read_bytes()
-    rezip(artifact.path, lambda e: e.update({"model/model.onnx": raw}), manifest=True)
-    refused(artifact.path, "keeps weights in another file")
-
-
-@pytest.mark.parametrize("raw", [b"", b"no protobuf", MODEL[: len(MODEL) // 2], b"\x08\x08", b"\xff" * 64])
-def test_an_onnx_file_that_is_damaged_is_refused(artifact: Artifact, raw: bytes) -> None:
-    rezip(artifact.path, lambda e: e.update({"model/model.onnx": raw}), manifest=True)
-    refused(artifact.path, "is not a readable ONNX model")
-
-
 def test_two_models_for_one_runtime_are_refused(artifact: Artifact) -> None:
     rezip(artifact.path, lambda e: e.update({"model/other.onnx": MODEL}), manifest=True)
     refused(artifact.path, "has model files model/model.onnx, model/other.onnx, onnxruntime opens .onnx")
@@ -526,19 +415,3 @@ def test_a_temporary_folder_that_is_gone_is_named_when_loading(
         artifact.load()
     assert caught.value.hint is not None
     assert "TMPDIR" in caught.value.hint
-
-
-@pytest.mark.parametrize("name", ["mtcnn_pnet.pt", "mtcnn_rnet.pt", "blazeface.pth", "fastestdet_280e.pth"])
-def test_a_real_torch_file_is_refused_under_any_name(path: Path, testdata: Path, name: str) -> None:
-    entries = {**ENTRIES, "model/weights.bin": testdata / "models" / name}
-    with pytest.raises(ArtifactError, match="is a pickle|a zip archive"):
-        write_artifact(path, manifest=testing.tiny_manifest(), entries=entries, evidence={})
-
-
-@pytest.mark.parametrize("pattern", ["*.onnx", "*.bin", "*.tflite", "*.xml"])
-def test_no_real_model_is_mistaken_for_a_pickle(testdata: Path, pattern: str) -> None:
-    for file in (testdata / "models").glob(pattern):
-        with file.open("rb") as stream:
-            payload.check_head(file.name, stream.read(payload.HEAD_BYTES))
-            if pattern == "*.onnx":
-                payload.check_onnx(stream, 0, file.stat().st_size, file.name)
