@@ -17,7 +17,7 @@ from device_profiles.profile import Profile
 MEMORY_OF = 6
 """Of how many of the fastest builds the memory is measured when a profile limits it."""
 THREADS_OF = 3
-"""Of how many of the fastest builds threads are searched when a profile limits the latency; else of the fastest."""
+"""Of how many of the fastest builds threads are searched when a profile limits the latency; else of the chosen one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,20 +51,26 @@ class Figures:
     ) -> tuple[Outcome, ...]:
         """Return the profile's rows with the chosen one, its threads searched where the profile is this machine's."""
         rows = choose.rows_of(profile, allowed, outcomes, self.machine)
-        if profile.arch != "any" and runs_here(profile, self.machine) and self.machine.cores > 1:
-            rows = self._with_threads(profile, rows)
-        rows = choose.choose(rows, profile)
+        here = profile.arch != "any" and runs_here(profile, self.machine) and self.machine.cores > 1
+        if here and profile.limits.latency_ms is not None:
+            passed = sorted((o for o in rows if o.status == "passed"), key=choose.speed)
+            rows = self._with_threads(profile, rows, [o.candidate.key for o in passed[:THREADS_OF]])
+        chosen = choose.choose(rows, profile)
+        # The fastest is not always the chosen one: a simpler build that is as fast wins, and limits refuse.
+        while here and (without := [o.candidate.key for o in chosen if o.status == "chosen" and not o.threads]):
+            rows = self._with_threads(profile, rows, without)
+            if not all(o.threads for o in rows if o.candidate.key in without):
+                break
+            chosen = choose.choose(rows, profile)
         return tuple(
             choose.figures(self._with_memory(o), profile, self.machine)
             if o.status == "chosen" and o.ram_mb is None
             else o
-            for o in rows
+            for o in chosen
         )
 
-    def _with_threads(self, profile: Profile, rows: Sequence[Outcome]) -> tuple[Outcome, ...]:
-        passed = sorted((o for o in rows if o.status == "passed"), key=choose.speed)
-        limit = profile.limits.latency_ms
-        searched = {id(o) for o in passed[: THREADS_OF if limit is not None else 1]}
+    def _with_threads(self, profile: Profile, rows: Sequence[Outcome], keys: Sequence[str]) -> tuple[Outcome, ...]:
+        """Return the rows, those of the keys with their threads searched."""
         cores = min(self.machine.cores, profile.cores or self.machine.cores)
 
         def search_threads(outcome: Outcome) -> Outcome:
@@ -77,7 +83,7 @@ class Figures:
                 options,
                 cores=cores,
                 prefer=self.recipe.prefer,
-                limit=limit,
+                limit=profile.limits.latency_ms,
             )
 
-        return tuple(search_threads(o) if id(o) in searched else o for o in rows)
+        return tuple(search_threads(o) if o.candidate.key in keys else o for o in rows)

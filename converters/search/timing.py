@@ -130,7 +130,8 @@ def with_threads(
             settings=settings,
             seconds=THREADS_S,
         )
-    except EdgeError:
+    except EdgeError as error:
+        logger.warning("threads of %s were not searched: %s", outcome.candidate.key, error.message)
         return outcome
     best = choose_setting(rows, prefer=prefer, limit=limit)
     marked = tuple(dict(row) | {"chosen": row is best} for row in rows)
