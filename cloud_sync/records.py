@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -12,7 +11,7 @@ import msgspec
 
 from cloud_sync.store.base import Transaction
 from edge_sdk.errors import EdgeError
-from edge_sdk.schemas import codec, document
+from edge_sdk.schemas import codec, compression, document
 from edge_sdk.schemas.ids import UP, check_id, parse_topic
 from edge_sdk.schemas.state import Reported, Transition
 from edge_sdk.schemas.telemetry import KINDS
@@ -232,28 +231,7 @@ def decompress(enc: str, body: bytes) -> bytes:
     Raises:
         ValueError: it does not decompress, or to more.
     """
-    limit = codec.MAX_BODY_BYTES
-    if enc == "json":
-        return body
-    if enc == "json+zlib":
-        stream = zlib.decompressobj()
-        try:
-            raw = stream.decompress(body, limit + 1)
-        except zlib.error as error:
-            raise ValueError(str(error)) from None
-        if not stream.eof or len(raw) > limit:
-            raise ValueError("cut or too large")
-        return raw
-    import zstandard
-
-    try:
-        # One frame without a declared size above the limit; max_output_size covers frames that declare none.
-        if zstandard.frame_content_size(body) > limit:
-            raise ValueError("too large")
-        raw = zstandard.ZstdDecompressor().decompress(body, max_output_size=limit)
-    except zstandard.ZstdError as error:
-        raise ValueError(str(error)) from None
-    return bytes(raw)
+    return compression.decompress(enc, body, codec.MAX_BODY_BYTES)
 
 
 def merge_ranges(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from edge_sdk.errors import BackendError, SchemaError
-from edge_sdk.schemas import document
+from edge_sdk.schemas import compression, document
 from edge_sdk.schemas.ids import check_id
 
 VERSION = 1
@@ -32,17 +31,17 @@ def encode_batch(stream: str, events: Sequence[Mapping[str, Any]], *, enc: Encod
 
     Raises:
         SchemaError: there are no events, a gap in `seq`, or the message would be above 64 KiB.
+        BackendError: `enc` is zstd and `backports.zstd` is not installed.
     """
     if not events:
         raise SchemaError("a batch needs at least one event")
     q0 = int(events[0]["seq"])
     if [e["seq"] for e in events] != list(range(q0, q0 + len(events))):
         raise SchemaError(f"events from seq {q0} are not consecutive")
-    body = document.dumps(list(events))
-    if enc == "json+zlib":
-        body = zlib.compress(body, 6)
-    elif enc == "json+zstd":
-        body = _zstd().ZstdCompressor(level=6).compress(body)
+    try:
+        body = compression.compress(enc, document.dumps(list(events)))
+    except ImportError:
+        raise _no_zstd() from None
     header = document.dumps(
         {"v": VERSION, "stream": check_id(stream, "stream"), "q0": q0, "n": len(events), "enc": enc}
     )
@@ -83,7 +82,7 @@ def decode_body(header: Header, body: bytes | memoryview) -> list[dict[str, Any]
     Raises:
         SchemaError: the body does not decompress within 4 MiB, is not an array of n objects with the header's seq and a
             known kind.
-        BackendError: the body is zstd and `zstandard` is not installed.
+        BackendError: the body is zstd and `backports.zstd` is not installed.
     """
     raw = _decompress(header.enc, bytes(body))
     events = document.loads(raw, where="batch body", max_bytes=MAX_BODY_BYTES)
@@ -122,29 +121,13 @@ def decode_ack(raw: bytes) -> tuple[str, list[tuple[int, int]]]:
 
 
 def _decompress(enc: Encoding, body: bytes) -> bytes:
-    if enc == "json":
-        return body
     try:
-        if enc == "json+zlib":
-            stream = zlib.decompressobj()
-            raw = stream.decompress(body, MAX_BODY_BYTES + 1)
-            complete = stream.eof
-        else:
-            zstd = _zstd()
-            raw = zstd.ZstdDecompressor().decompress(body, max_output_size=MAX_BODY_BYTES + 1)
-            complete = True
-    except Exception as error:
-        if isinstance(error, BackendError):
-            raise
-        raise SchemaError(f"batch body does not decompress as {enc}: {error}") from None
-    if len(raw) > MAX_BODY_BYTES or not complete:
-        raise SchemaError(f"batch body is cut or decompresses to more than {MAX_BODY_BYTES} bytes")
-    return raw
-
-
-def _zstd() -> Any:
-    try:
-        import zstandard
+        return compression.decompress(enc, body, MAX_BODY_BYTES)
     except ImportError:
-        raise BackendError("zstd batches need `zstandard`", hint="pip install 'edge-sdk[agent]'") from None
-    return zstandard
+        raise _no_zstd() from None
+    except ValueError as error:
+        raise SchemaError(f"batch body {error}") from None
+
+
+def _no_zstd() -> BackendError:
+    return BackendError("zstd batches need `backports.zstd`", hint="pip install 'edge-sdk[agent]'")

@@ -20,7 +20,10 @@ from edge_sdk.output import Output, table
 _PROBE = "import importlib,sys; m=importlib.import_module(sys.argv[1]); print(getattr(m,'__version__',''))"
 _TIMEOUT_S = 60
 _EXTRAS = {
-    "agent": ("paho-mqtt", "tuf", "securesystemslib", "bsdiff4", "zstandard"),
+    "agent": (
+        *("paho-mqtt", "tuf", "securesystemslib", "bsdiff4"),
+        *(("backports.zstd",) if sys.version_info < (3, 14) else ()),
+    ),
     "cloud": ("fastapi", "uvicorn", "msgspec", "gmqtt", "sqlite-utils", "scipy", "jinja2", "prometheus-client"),
     "convert": ("onnx", "onnxscript", "nncf", "ai-edge-quantizer"),
 }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 import zlib
 from typing import Any
 
 import pytest
 
-from edge_sdk.errors import SchemaError
+from edge_sdk.errors import BackendError, SchemaError
 from edge_sdk.schemas import codec
 
 
@@ -20,17 +21,48 @@ def message(header: Any, body: bytes = b"[]") -> bytes:
     return (header if isinstance(header, bytes) else json.dumps(header).encode()) + b"\n" + body
 
 
+def zstd() -> Any:
+    name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+    return pytest.importorskip(name, reason="zstd batches need the extra [agent]")
+
+
 HEADER = {"v": 1, "stream": "s1", "q0": 0, "n": 1, "enc": "json"}
 
 
 @pytest.mark.parametrize("enc", ["json", "json+zlib", "json+zstd"])
 def test_a_batch_comes_back_as_it_was(enc):
     if enc == "json+zstd":
-        pytest.importorskip("zstandard", reason="zstd batches need zstandard")
+        zstd()
     raw = codec.encode_batch("s1", events(50, 7), enc=enc)
     header, body = codec.read_header(raw)
     assert header == codec.Header("s1", 7, 50, enc)
     assert codec.decode_body(header, body) == events(50, 7)
+
+
+def test_zstd_of_the_reference_library_is_read():
+    zstd()
+    body = bytes.fromhex("28b52ffd20231901005b7b226b696e64223a22726573756c74222c22736571223a302c2274223a312e357d5d")
+    events = codec.decode_body(codec.Header("s1", 0, 1, "json+zstd"), body)
+    assert events == [{"seq": 0, "t": 1.5, "kind": "result"}]
+
+
+def test_zstd_that_wants_more_than_8_mib_of_memory_is_refused():
+    module = zstd()
+    large = module.ZstdCompressor(options={module.CompressionParameter.window_log: 24})
+    body = large.compress(b"[]") + large.flush()
+    with pytest.raises(SchemaError, match="batch body does not decompress as json\\+zstd: .*memory"):
+        codec.decode_body(codec.Header("s1", 0, 1, "json+zstd"), body)
+
+
+def test_zstd_without_its_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd", None)
+    for use in (
+        lambda: codec.encode_batch("s1", events(1), enc="json+zstd"),
+        lambda: codec.decode_body(codec.Header("s1", 0, 1, "json+zstd"), b"[]"),
+    ):
+        with pytest.raises(BackendError, match=r"zstd batches need `backports\.zstd`") as caught:
+            use()
+        assert caught.value.hint == "pip install 'edge-sdk[agent]'"
 
 
 def test_equal_events_give_equal_bytes():
@@ -99,10 +131,7 @@ def test_a_wrong_body_is_refused_and_named(body, said):
 @pytest.mark.parametrize("enc", ["json+zlib", "json+zstd"])
 def test_a_compression_bomb_is_stopped_at_its_limit(enc):
     bomb = b"[" + b" " * (64 * 1024 * 1024) + b"]"
-    if enc == "json+zstd":
-        body = pytest.importorskip("zstandard", reason="zstd").ZstdCompressor().compress(bomb)
-    else:
-        body = zlib.compress(bomb, 9)
+    body = zstd().compress(bomb) if enc == "json+zstd" else zlib.compress(bomb, 9)
     with pytest.raises(SchemaError, match="batch body (is cut or )?d(oes not d)?ecompress"):
         codec.decode_body(codec.Header("s1", 0, 1, enc), body)
 
@@ -111,7 +140,7 @@ def test_a_compression_bomb_is_stopped_at_its_limit(enc):
 @pytest.mark.parametrize("cut", [0, 1, -1])
 def test_a_cut_body_is_refused(enc, cut):
     if enc == "json+zstd":
-        pytest.importorskip("zstandard", reason="zstd batches need zstandard")
+        zstd()
     header, body = codec.read_header(codec.encode_batch("s1", events(5), enc=enc))
     with pytest.raises(SchemaError, match="batch body"):
         codec.decode_body(header, bytes(body)[:cut])
