@@ -19,9 +19,10 @@ import uvicorn
 from cloud_sync import devices
 from cloud_sync.app import create_app
 from cloud_sync.auth import Keys
-from cloud_sync.broker import Broker, make_broker
+from cloud_sync.broker.base import Broker
+from cloud_sync.broker.choose import make_broker
+from cloud_sync.broker.link import MqttLink
 from cloud_sync.ingest import AckKey, Ingest
-from cloud_sync.link import MqttLink
 from cloud_sync.metrics import Metrics
 from cloud_sync.services import Services
 from cloud_sync.settings import Settings

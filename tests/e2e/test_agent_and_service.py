@@ -20,7 +20,7 @@ import pytest
 for name, extra in (("fastapi", "cloud"), ("paho.mqtt", "agent"), ("tuf", "agent"), ("onnxruntime", "ort")):
     pytest.importorskip(name, reason=f"needs edge-sdk[{extra}]")
 
-from cloud_sync.broker import find_mosquitto  # noqa: E402
+from cloud_sync.broker.choose import find_mosquitto  # noqa: E402
 from cloud_sync.client import Client  # noqa: E402
 from cloud_sync.errors import ConflictError  # noqa: E402
 from edge_sdk.artifact import Artifact  # noqa: E402

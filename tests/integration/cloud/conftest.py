@@ -19,7 +19,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs edge-sdk[cloud]")
 paho = pytest.importorskip("paho.mqtt.client", reason="needs edge-sdk[agent]")
 
-from cloud_sync.broker import find_mosquitto  # noqa: E402
+from cloud_sync.broker.choose import find_mosquitto  # noqa: E402
 from cloud_sync.client import Client  # noqa: E402
 from edge_sdk.schemas import codec  # noqa: E402
 from edge_sdk.schemas.ids import topic  # noqa: E402

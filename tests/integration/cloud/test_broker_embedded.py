@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("amqtt", reason="needs edge-sdk[cloud]")
 paho = pytest.importorskip("paho.mqtt.client", reason="needs edge-sdk[agent]")
 
-from cloud_sync.broker_access import SERVICE_USER, AccessRules, render_acl  # noqa: E402
-from cloud_sync.broker_embedded import GuardedBroker  # noqa: E402
+from cloud_sync.broker.access import SERVICE_USER, AccessRules, render_acl  # noqa: E402
+from cloud_sync.broker.embedded import GuardedBroker  # noqa: E402
 from cloud_sync.credentials import hash_credential  # noqa: E402
 
 ACK, UP = "edge/v1/default/cam/ack", "edge/v1/default/cam/t"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_sync.broker import find_mosquitto
+from cloud_sync.broker.choose import find_mosquitto
 
 from .conftest import Device, Serve, need, wait_for
 
@@ -48,7 +48,7 @@ def test_a_foreign_broker_serves_with_the_files_that_the_service_keeps(foreign, 
     service = Serve(tmp_path / "data", f"mqtt://service.ingest:s3cret@127.0.0.1:{port}")
     # The service writes its own password into the file at its start; whoever runs the broker reloads it then.
     seed = tmp_path / "data" / "broker" / "passwd"
-    from cloud_sync.broker_access import render_acl
+    from cloud_sync.broker.access import render_acl
     from cloud_sync.credentials import hash_credential
 
     seed.write_text(f"service.ingest:{hash_credential('s3cret')}\n")

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs edge-sdk[cloud]")
 
-from cloud_sync.broker import find_mosquitto, make_broker
+from cloud_sync.broker.choose import find_mosquitto, make_broker
 from cloud_sync.settings import load_settings
 from cloud_sync.store import open_store
 from edge_sdk.errors import SyncError
@@ -70,7 +70,7 @@ def test_a_package_that_is_missing_is_named_with_its_extra(tmp_path, missing, wo
 
 def test_mosquitto_that_is_asked_for_and_absent_is_said(tmp_path):
     code = (
-        "import sys, cloud_sync.broker as b\nb.find_mosquitto = lambda: None\nfrom edge_sdk.cli import main\n"
+        "import sys, cloud_sync.broker.choose as b\nb.find_mosquitto = lambda: None\nfrom edge_sdk.cli import main\n"
         f"sys.exit(main(['serve', '--data', {str(tmp_path / 'd')!r}, '--port', '0', '--broker', 'mosquitto']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)

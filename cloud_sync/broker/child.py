@@ -1,138 +1,31 @@
-"""The broker of the service: mosquitto where it is installed, else the embedded one, or somebody else's by URL."""
+"""A broker of our own, in a supervised child process: mosquitto, or the embedded one."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import json
 import logging
 import os
 import pwd
-import shutil
 import signal
 import socket
 import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from cloud_sync.broker_access import SERVICE_USER, render_acl, render_passwords
-from cloud_sync.credentials import hash_credential, new_secret
+from cloud_sync.broker.base import DEFAULT_PORT, Broker, replace
 from cloud_sync.settings import Settings
 from cloud_sync.store.base import Database
-from edge_sdk.errors import BackendError, SyncError
+from edge_sdk.errors import SyncError
 from edge_sdk.schemas.codec import MAX_MESSAGE_BYTES
 
 logger = logging.getLogger(__name__)
-_GUARD = Path(__file__).with_name("broker_guard.py")
+_GUARD = Path(__file__).with_name("guard.py")
 _START_TIMEOUT_S = 15.0
 _RELOAD_TIMEOUT_S = 5.0
 _RELOADED = "Reloading config."
-_DEFAULT_PORT = 1883
-
-
-def find_mosquitto() -> str | None:
-    """Return the path of mosquitto; Debian installs it outside the search path of ordinary users."""
-    return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin")
-
-
-def make_broker(settings: Settings, db: Database, *, on_restart: Callable[[], None] = lambda: None) -> Broker:
-    """Return the broker that the settings ask for, not yet started.
-
-    Raises:
-        BackendError: mosquitto is asked for and not installed.
-    """
-    kind = settings.broker
-    if "://" in kind:
-        return ExternalBroker(settings, db)
-    mosquitto = find_mosquitto()
-    if kind == "mosquitto" and mosquitto is None:
-        raise BackendError(
-            "mosquitto is not installed", hint="`apt install mosquitto`, or use `--broker embedded` to try things out"
-        )
-    if kind == "embedded" or mosquitto is None:
-        if importlib.util.find_spec("amqtt") is None:
-            raise BackendError(
-                "there is no broker to start: neither mosquitto nor `amqtt` is installed",
-                hint="`apt install mosquitto`, or pip install 'edge-sdk[cloud]'",
-            )
-        return EmbeddedBroker(settings, db, on_restart)
-    return MosquittoBroker(settings, db, on_restart, executable=mosquitto)
-
-
-class Broker:
-    """Where the devices and the service meet; `username` and `password` are the service's own."""
-
-    kind = "broker"
-    notice: str | None = None
-
-    def __init__(self, settings: Settings, db: Database) -> None:
-        self.settings = settings
-        self.host, self.port = settings.host, 0
-        self.username, self.password = SERVICE_USER, new_secret()
-        self.tls = False
-        self.protocol_5 = True
-        self._db = db
-        self._service_hash = hash_credential(self.password)
-        self._sync = asyncio.Lock()
-        self.directory = settings.data / "broker"
-        self.passwords, self.acl = self.directory / "passwd", self.directory / "acl"
-
-    @property
-    def url(self) -> str:
-        return f"mqtt{'s' * self.tls}://{self.connect_host}:{self.port}"
-
-    @property
-    def connect_host(self) -> str:
-        """Where the service itself reaches the broker."""
-        return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)
-
-    async def start(self) -> None:
-        await asyncio.to_thread(self._write_access)
-
-    async def stop(self) -> None: ...
-
-    async def sync_credentials(self) -> None:
-        """Make the broker accept exactly the devices that the database says are enrolled."""
-        async with self._sync:
-            if await asyncio.to_thread(self._write_access):
-                await self._reload()
-
-    async def _reload(self) -> None: ...
-
-    def _write_access(self) -> bool:
-        """Write both files and return whether one of them changed."""
-        rows = self._db.query(
-            "SELECT id, tenant, credential_hash FROM devices WHERE credential_hash IS NOT NULL AND retired_at IS NULL"
-        )
-        passwords = render_passwords({r["id"]: r["credential_hash"] for r in rows}, self._service_hash)
-        acl = render_acl({self.settings.tenant, *(r["tenant"] for r in rows)})
-        self.directory.mkdir(mode=0o700, exist_ok=True)
-        return any([_replace(self.passwords, passwords), _replace(self.acl, acl)])
-
-
-class ExternalBroker(Broker):
-    """A broker that somebody else runs: its URL holds the service's user and password, or `[mqtt]` does.
-
-    The service cannot tell it who may connect; it keeps `broker/passwd` and `broker/acl` of its data directory up to
-    date, in mosquitto's format, for whoever does.
-    """
-
-    kind = "external"
-
-    def __init__(self, settings: Settings, db: Database) -> None:
-        super().__init__(settings, db)
-        parts = urlsplit(settings.broker)
-        if not parts.hostname:
-            raise SyncError(f"broker `{settings.broker}` names no host", hint="write it as mqtt://HOST:PORT")
-        self.tls = parts.scheme == "mqtts"
-        self.host, self.port = parts.hostname, parts.port or (8883 if self.tls else _DEFAULT_PORT)
-        self.username = settings.mqtt.username or parts.username or SERVICE_USER
-        self.password = settings.mqtt.password or parts.password or ""
-        self._service_hash = hash_credential(self.password)
-        self.notice = f"the broker is not ours: give it {self.passwords} and {self.acl} when devices are added"
 
 
 class ProcessBroker(Broker):
@@ -255,13 +148,13 @@ class ProcessBroker(Broker):
         if not wanted:
             before = kept.read_text().strip() if kept.exists() else ""
             tries = [int(before)] if before.isdecimal() else []
-            tries += [_DEFAULT_PORT] if self.settings.port else []
+            tries += [DEFAULT_PORT] if self.settings.port else []
             wanted = next((p for p in tries if _is_free(self.host, p)), 0) or _free_port(self.host)
             if before.isdecimal() and wanted != int(before):
                 logger.warning(
                     "broker port %s is taken: using %d, devices that know the old one must enrol again", before, wanted
                 )
-        _replace(kept, f"{wanted}\n")
+        replace(kept, f"{wanted}\n")
         return wanted
 
 
@@ -296,7 +189,7 @@ class MosquittoBroker(ProcessBroker):
             "connection_messages false",
             f"user {pwd.getpwuid(os.geteuid()).pw_name}",
         ]
-        _replace(config, "\n".join(lines) + "\n")
+        replace(config, "\n".join(lines) + "\n")
         return [self._executable, "-c", str(config)]
 
 
@@ -314,23 +207,8 @@ class EmbeddedBroker(ProcessBroker):
     def command(self) -> list[str]:
         config = self.directory / "embedded.json"
         settings = {"host": self.host, "port": self.port, "passwords": str(self.passwords), "acl": str(self.acl)}
-        _replace(config, json.dumps(settings))
-        return [sys.executable, "-m", "cloud_sync.broker_embedded", str(config)]
-
-
-def _replace(path: Path, text: str) -> bool:
-    """Write a small private file atomically and return whether its content changed."""
-    with contextlib.suppress(OSError):
-        if path.read_text() == text:
-            return False
-    temporary = path.with_name(path.name + ".new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    return True
+        replace(config, json.dumps(settings))
+        return [sys.executable, "-m", "cloud_sync.broker.embedded", str(config)]
 
 
 def _kill_stale(pid_file: Path, directory: Path) -> None:

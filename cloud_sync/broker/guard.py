@@ -1,4 +1,4 @@
-"""Run as a script: `python broker_guard.py PARENT_PID COMMAND…` becomes COMMAND and dies when the parent dies.
+"""Run as a script: `python guard.py PARENT_PID COMMAND…` becomes COMMAND and dies when the parent dies.
 
 A `kill -9` of the service must not leave its broker behind; on Linux the kernel sees to that (PR_SET_PDEATHSIG, which
 survives exec). Elsewhere the pid file that the next start checks does.

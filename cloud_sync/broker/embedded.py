@@ -26,9 +26,9 @@ from amqtt.mqtt.connack import NOT_AUTHORIZED, ConnackPacket
 from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.session import Session
 
-from cloud_sync.broker_access import AccessRules
+from cloud_sync.broker.access import AccessRules
 
-logger = logging.getLogger("cloud_sync.broker_embedded")
+logger = logging.getLogger("cloud_sync.broker.embedded")
 _MAX_QUEUED = 1000
 RELOADED = "Reloading config."
 

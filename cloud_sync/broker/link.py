@@ -11,7 +11,7 @@ from typing import Any
 from gmqtt import Client
 from gmqtt.mqtt.constants import MQTTv50, MQTTv311
 
-from cloud_sync.broker import Broker
+from cloud_sync.broker.base import Broker
 from edge_sdk.errors import SyncError
 from edge_sdk.schemas import codec
 from edge_sdk.schemas.ids import TOPIC_ROOT, UP, topic

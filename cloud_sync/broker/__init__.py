@@ -1,0 +1,1 @@
+"""Where devices and the service meet: the MQTT broker, who may do what on it, and the service's own session."""
