@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from edge_sdk.artifact import Artifact
 from edge_sdk.pipeline.cascade import Cascade
+from edge_sdk.pipeline.contained import Contained
 from edge_sdk.pipeline.models import ModelSet, StageModel, load_models, single_model
 from edge_sdk.pipeline.shadow import Shadow
 from edge_sdk.pipeline_config import KIND_OF_TASK, StageConfig
@@ -47,6 +48,9 @@ def open_shadow(name: str, kind: str, config: StageConfig, artifact: ArtifactLik
         return None
 
     def model() -> StageModel:
-        return load(artifact, count=1, kind=kind, params=config.params, roi=config.roi).models[0]
+        # An engine that crashes must not take the pipeline along; a model that is loaded already is here to stay.
+        known = Artifact.open(artifact) if isinstance(artifact, (str, Path)) else artifact
+        given = Contained(known) if isinstance(known, Artifact) else known
+        return load(given, count=1, kind=kind, params=config.params, roi=config.roi).models[0]
 
     return Shadow(name, model, every=config.shadow_every)

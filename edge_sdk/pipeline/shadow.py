@@ -12,8 +12,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from edge_sdk.errors import EdgeError, NonFiniteError
+from edge_sdk.errors import EdgeError, NonFiniteError, WorkerError
 from edge_sdk.pipeline.compare import Pairs, compare
+from edge_sdk.pipeline.contained import ContainedRuntime
+from edge_sdk.pipeline.models import innermost
 from edge_sdk.pipeline.report import Quantiles
 from edge_sdk.sources.base import Image
 
@@ -29,7 +31,7 @@ class Shadow:
     """Compares a model with the one that runs, on one picture in `every`, in a thread of low priority.
 
     Two pictures wait at most; one that comes while they do is dropped and counted. What the model raises is counted,
-    and a model that cannot be loaded is named in `describe`: nothing of it reaches the pipeline.
+    and a model that cannot be loaded or that dies is named in `describe`: nothing of it reaches the pipeline.
 
     Args:
         load: opens the model; called in the shadow's thread.
@@ -55,6 +57,7 @@ class Shadow:
         self._ready = threading.Event()
         self._closing = False
         self._error: str | None = None
+        self._engine: ContainedRuntime | None = None
         self._digest = ""
         self._dropped = 0
         self._failed: Counter[str] = Counter()
@@ -93,11 +96,13 @@ class Shadow:
             self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
             self._error = self._error or "it did not finish in time"
+            if self._engine is not None:
+                self._engine.interrupt()
 
     def describe(self) -> dict[str, Any]:
         """Return its digest, counts, latencies, and for each model that ran the differences to it."""
         return self._head() | {
-            "error": self._error,
+            "pid": self._engine.pid if self._engine is not None else None,
             "latency_ms": self._latency.to_json(),
             "compared": [{"model": model} | pairs.to_json() for model, pairs in list(self._totals.items())],
         }
@@ -108,6 +113,7 @@ class Shadow:
             "every": self._every,
             "dropped": self._dropped,
             "failed": dict(self._failed),
+            "error": self._error,
         }
 
     # -- its thread ------------------------------------------------------------------------------------------------
@@ -119,6 +125,8 @@ class Shadow:
         try:
             model = self._load()
             self._digest = model.digest
+            engine = getattr(innermost(model), "runtime", None)
+            self._engine = engine if isinstance(engine, ContainedRuntime) else None
         except Exception as error:
             known = isinstance(error, EdgeError)
             self._error = error.message if isinstance(error, EdgeError) else repr(error)
@@ -127,7 +135,7 @@ class Shadow:
         finally:
             self._ready.set()
         try:
-            while (taken := self._next()) is not None:
+            while self._error is None and (taken := self._next()) is not None:
                 self._one(model, *taken)
             self._close_window("")
         finally:
@@ -150,6 +158,10 @@ class Shadow:
             pair = compare(result, answer)
         except NonFiniteError as error:
             self._failure("nonfinite", error)
+            return
+        except WorkerError as error:
+            self._error = error.message
+            self._failure("died", error)
             return
         except Exception as error:
             self._failure("infer", error)

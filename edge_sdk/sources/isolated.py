@@ -48,7 +48,7 @@ class Isolated:
         self._file = os.memfd_create("edge-frames")
         words = [sys.executable, "-m", "edge_sdk.sources.child"]
         spec = json.dumps(self._spec | {"memory": self._file}).encode() + b"\n"
-        self._child = Child(words, name="decoder", stdin=spec, talk=True, env=_environment(), pass_fds=(self._file,))
+        self._child = Child(words, name="decoder", stdin=spec, talk=True, env=environment(), pass_fds=(self._file,))
         if self._stopped:
             self._child.kill()
         *_, facts = self._answer(_OPEN_S)
@@ -131,8 +131,8 @@ class Isolated:
         return SourceError(f"the decoder of `{self.uri}` died: {how}{said}", hint="its input makes native code crash")
 
 
-def _environment() -> dict[str, str]:
-    """Return the child's environment: imports come from where this process got them."""
+def environment() -> dict[str, str]:
+    """Return a child's environment: imports come from where this process got them."""
     root = Path(__file__).resolve().parents[2]
     env = dict(os.environ) | {"PYTHONSAFEPATH": "1", "MALLOC_ARENA_MAX": "2"}
     env.setdefault("OPENCV_LOG_LEVEL", "ERROR")

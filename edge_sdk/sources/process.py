@@ -121,10 +121,12 @@ class Child:
         return tuple(self._lines)
 
     def write(self, data: bytes) -> None:
-        """Send something small to its stdin; a process that has ended is found out by reading."""
+        """Send `data` to its stdin; a process that has ended is found out by reading."""
         if self.process.stdin is not None:
+            rest = memoryview(data)
             with contextlib.suppress(OSError, ValueError):
-                self.process.stdin.write(data)
+                while rest:
+                    rest = rest[self.process.stdin.write(rest) :]
 
     def _close_stdin(self) -> None:
         if self.process.stdin is not None:

@@ -339,7 +339,7 @@ def _report_text(report: dict[str, Any]) -> str:
     else:
         lines.append("nothing found")
     lines += _control_text(report.get("control") or {})
-    lines += [_shadow_text(s["name"], s["shadow"]) for s in report["stages"] if "shadow" in s]
+    lines += [shadow_text(s["name"], s["shadow"]) for s in report["stages"] if "shadow" in s]
     if "explain" in report:
         lines += ["", *_explained(report["explain"])]
     written = [f"{redact(s['uri'])} ({s['written']})" for s in report["sinks"]]
@@ -363,10 +363,8 @@ def _control_text(control: dict[str, Any]) -> list[str]:
     return lines + ([f"problem: {control['problem']}"] if "problem" in control else [])
 
 
-def _shadow_text(stage: str, shadow: dict[str, Any]) -> str:
+def shadow_text(stage: str, shadow: dict[str, Any]) -> str:
     """Return one line about how a shadow's answers differ."""
-    if shadow["error"] is not None:
-        return f"shadow of {stage}: {shadow['error']}"
     parts = []
     for compared in shadow["compared"]:
         agreement = compared["agreement"]
@@ -374,6 +372,7 @@ def _shadow_text(stage: str, shadow: dict[str, Any]) -> str:
         parts.append(f"{same}{compared['pairs']} pairs")
     parts += [f"{n} failed ({kind})" for kind, n in shadow["failed"].items()]
     parts += [f"{shadow['dropped']} dropped"] if shadow["dropped"] else []
+    parts += [shadow["error"]] if shadow["error"] is not None else []
     return f"shadow of {stage}: " + (", ".join(parts) or "no pairs")
 
 
