@@ -72,7 +72,7 @@ def _row(model: str, profile: str, folder: Path) -> dict[str, Any]:
     add_arguments(parser)
     given = [*words(model), "--profile", profile, "--out", str(folder / "out"), "--no-cache"]
     recipe = from_flags(flags_of(parser.parse_args(given)), None)
-    (made,) = convert(recipe, say=lambda _: None, clock=time.monotonic)
+    (made,) = convert(recipe, say=lambda _: None, clock=time.monotonic).done
     chosen = made.chosen.candidate
     found = _direct(recipe, folder)
     opened = _open(found, made.path)

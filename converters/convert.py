@@ -29,27 +29,27 @@ from converters.metrics import task
 from converters.packing import Papers
 from converters.recipe import Recipe, parse_size
 from converters.remote import RemoteWorkshop
-from converters.results import Converted, check_any, nothing_to_try
-from converters.search import Builds, Job, Search, order, timing, worth
+from converters.results import Conversion, Unbuilt, nothing_to_try, together
+from converters.search import Builds, Job, Search, choose, order, timing, worth
 from converters.workers import Workshop
 from device_profiles import profile as profiles
 from device_profiles.machine import Machine, this_machine, usable_cores
 from device_profiles.probe import describe
 from device_profiles.profile import Profile
 from edge_sdk import runtimes
-from edge_sdk.errors import EdgeError, UsageError
+from edge_sdk.errors import UsageError
 from edge_sdk.remote import parse_host
 
 Say = Callable[[str], None]
 
 
-def convert(recipe: Recipe, *, say: Say, clock: Callable[[], float]) -> tuple[Converted, ...]:
-    """Search, verify and pack one artifact for each of the recipe's profiles.
+def convert(recipe: Recipe, *, say: Say, clock: Callable[[], float]) -> Conversion:
+    """Search, verify and pack one artifact for each of the recipe's profiles that a build may be used for.
 
     Raises:
-        UsageError: the recipe does not decide everything.
+        UsageError: the recipe does not decide everything, or leaves nothing to build for any profile.
         CalibrationError: a data set cannot be used.
-        GuardrailError: no allowed candidate of a profile passed.
+        GuardrailError: no allowed candidate of any profile passed.
         ConversionError, BackendError: the model cannot be read or converted, or a disk is full.
     """
     start = clock()
@@ -162,7 +162,7 @@ class _Run:
         """Return the workers of environments that time their own builds: none where the device does."""
         return {k: w for k, w in self.workers.items() if k in environments.TABLE} if self.device is None else {}
 
-    def all(self, source: Source, data: Data) -> tuple[Converted, ...]:
+    def all(self, source: Source, data: Data) -> Conversion:
         recipe, golden = self.recipe, data.golden
         decided = plan.decide(recipe, source, labelled_for=golden.task, names=golden.names, points=golden.points)
         golden = golden.for_task(decided.task)
@@ -172,10 +172,29 @@ class _Run:
         allowed = {
             p.name: candidates.of_profile(p, recipe, source, self.machine, calibrated=calibrated) for p in self.profiles
         }
-        for name, rows in allowed.items():
-            if all(r.reason is not None for r in rows):
-                raise nothing_to_try(name, rows)
-        job = self._job(source, data, decided)
+        barred = tuple(self._barred(p, allowed[p.name]) for p in self.profiles if _empty(allowed[p.name]))
+        if len(barred) == len(self.profiles):
+            raise together(barred, of=len(self.profiles))
+        for unbuilt in barred:
+            self.say(f"  {unbuilt.error.message.splitlines()[0]}: the others go on")
+        names = {u.profile for u in barred}
+        rest = replace(self, profiles=tuple(p for p in self.profiles if p.name not in names))
+        return rest._search(data, self._job(source, data, decided), allowed, barred)
+
+    def _barred(self, profile: Profile, rows: tuple[candidates.Allowed, ...]) -> Unbuilt:
+        skipped = choose.rows_of(profile, rows, {}, self.machine)
+        return Unbuilt(profile=profile.name, error=nothing_to_try(profile.name, rows), rows=skipped)
+
+    def _search(
+        self,
+        data: Data,
+        job: Job,
+        of_all: Mapping[str, tuple[candidates.Allowed, ...]],
+        barred: tuple[Unbuilt, ...],
+    ) -> Conversion:
+        """Search for this run's profiles; `barred` are the others, of which the report tells too."""
+        recipe = self.recipe
+        allowed = {p.name: of_all[p.name] for p in self.profiles}
         there = None if self.device is None else describe(self.machine)
         remote = None if self.device is None else self.device.remote
         builds = Builds(job, self._cache(), this_machine().isa, there, remote)
@@ -226,12 +245,6 @@ class _Run:
             device=self.device,
             say=self.say,
         )
-        try:
-            for name, results in finished.items():
-                check_any(name, results)
-        except EdgeError:
-            papers.report(finished, about, ())
-            raise
         chosen = [o for rows in finished.values() for o in rows if o.status == "chosen"]
         if beside:
             beside["reference"]["builds"] = checks.builds_beside(chosen, job, self.workers, self.say)
@@ -240,9 +253,12 @@ class _Run:
         run = {"golden_looks": found.golden_looks, "of_source": about, **beside}
         run |= {"convergence": sure} if sure else {}
         run["seconds"] = round(self.clock() - self.start, 1)
-        done = papers.pack(finished, run)
-        papers.report(finished, about, done)
-        return done
+        found_all = papers.pack(finished, run)
+        found_all = replace(found_all, unbuilt=(*barred, *found_all.unbuilt))
+        papers.report(finished | {u.profile: u.rows for u in barred}, about, found_all.done)
+        if not found_all.done:
+            raise together(found_all.unbuilt, of=len(finished) + len(barred))
+        return found_all
 
     def _job(self, source: Source, data: Data, decided: plan.Plan) -> Job:
         recipe, golden = self.recipe, data.golden
@@ -266,6 +282,11 @@ class _Run:
     def _cache(self) -> Cache:
         root = (self.recipe.cache or default_root()) if self.recipe.use_cache else None
         return Cache(root, limit_mb=self.recipe.cache_mb, say=self.say)
+
+
+def _empty(rows: Sequence[candidates.Allowed]) -> bool:
+    """Return whether no candidate of a profile may be tried."""
+    return all(r.reason is not None for r in rows)
 
 
 def _quantizes(allowed: Mapping[str, Sequence[candidates.Allowed]]) -> bool:

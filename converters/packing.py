@@ -10,13 +10,15 @@ from converters import base, evidence, papers, workplace
 from converters import report as html
 from converters.cache import digest_of
 from converters.data import Data
+from converters.errors import DiskFullError
 from converters.recipe import Recipe
 from converters.remote import RemoteWorkshop
-from converters.results import Converted
+from converters.results import Conversion, Converted, Unbuilt, check_any
 from converters.search import Job, Outcome
 from converters.workers import Workshop
 from device_profiles.machine import Machine, this_machine
 from device_profiles.profile import Profile
+from edge_sdk.errors import ConversionError, GuardrailError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +34,23 @@ class Papers:
     device: RemoteWorkshop | None
     say: Callable[[str], None]
 
-    def pack(self, finished: Mapping[str, tuple[Outcome, ...]], run: Mapping[str, Any]) -> tuple[Converted, ...]:
-        """Pack every profile's artifact, then put all of them in place."""
-        staged = [self._artifact(p, finished[p.name], run) for p in self.profiles]
-        workplace.publish({c.path: self.recipe.out / c.path.name for c in staged})
+    def pack(self, finished: Mapping[str, tuple[Outcome, ...]], run: Mapping[str, Any]) -> Conversion:
+        """Pack the artifact of every profile with a chosen build, then put all of them in place."""
+        staged: list[Converted] = []
+        unbuilt: list[Unbuilt] = []
+        for profile in self.profiles:
+            rows = finished[profile.name]
+            try:
+                check_any(profile.name, rows)
+                staged.append(self._artifact(profile, rows, run))
+            except DiskFullError:
+                raise
+            except (ConversionError, GuardrailError) as error:
+                unbuilt.append(Unbuilt(profile=profile.name, error=error, rows=rows))
+        if staged:
+            workplace.publish({c.path: self.recipe.out / c.path.name for c in staged})
         done = tuple(replace(c, path=self.recipe.out / c.path.name) for c in staged)
-        return tuple(self._with_delta(c) for c in done)
+        return Conversion(done=tuple(self._with_delta(c) for c in done), unbuilt=tuple(unbuilt))
 
     def _artifact(self, profile: Profile, rows: tuple[Outcome, ...], run: Mapping[str, Any]) -> Converted:
         recipe, job, data, decided = self.recipe, self.job, self.data, self.job.plan

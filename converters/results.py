@@ -9,7 +9,7 @@ from typing import Any
 
 from converters.candidates import Allowed
 from converters.search import Outcome
-from edge_sdk.errors import ConversionError, GuardrailError, UsageError
+from edge_sdk.errors import ConversionError, EdgeError, GuardrailError, UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +62,56 @@ class Converted:
         if not before or not after:
             return None
         return round(float(before["p50"]) / max(float(after.get("measured_p50", after["p50"])), 1e-9), 3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unbuilt:
+    """A profile that has no artifact, the error it would have ended with alone, and its candidates."""
+
+    profile: str
+    error: EdgeError
+    rows: tuple[Outcome, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "profile": self.profile,
+            "error": self.error.to_json(),
+            "candidates": [o.to_json() for o in self.rows],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """The artifacts of one run, and the profiles that have none; there is at least one artifact."""
+
+    done: tuple[Converted, ...]
+    unbuilt: tuple[Unbuilt, ...] = ()
+
+    @property
+    def error(self) -> EdgeError | None:
+        """Return what the command ends with: None where every profile has its artifact."""
+        return together(self.unbuilt, of=len(self.done) + len(self.unbuilt)) if self.unbuilt else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object of `--json`: `artifacts`, and where profiles have none, `failed` and the `error`."""
+        found: dict[str, Any] = {"artifacts": [c.to_json() for c in self.done]}
+        if self.error is not None:
+            found |= {"failed": [u.to_json() for u in self.unbuilt], "error": self.error.to_json()}
+        return found
+
+
+def together(unbuilt: Sequence[Unbuilt], *, of: int) -> EdgeError:
+    """Return one error for all the profiles without an artifact, of the kind with the largest exit code.
+
+    Args:
+        of: how many profiles were asked for.
+    """
+    worst = max((u.error for u in unbuilt), key=lambda e: e.exit_code)
+    if of == 1:
+        return worst
+    head = f"{len(unbuilt)} of {of} profiles have no artifact"
+    hints = list(dict.fromkeys(u.error.hint for u in unbuilt if u.error.hint))
+    return type(worst)("\n".join([head, *(u.error.message for u in unbuilt)]), hint="; ".join(hints) or None)
 
 
 def nothing_to_try(name: str, rows: Sequence[Allowed]) -> UsageError:

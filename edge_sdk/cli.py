@@ -125,9 +125,7 @@ def _report(error: EdgeError, output: Output) -> None:
     if output.as_json:
         output.result({"error": error.to_json()})
     else:
-        output.note(f"{output.styled('error:', 'red')} {error.message}")
-        if error.hint:
-            output.note(f"{output.styled('hint:', 'yellow')} {error.hint}")
+        output.error(error.message, error.hint)
 
 
 def _overview() -> str:

@@ -40,6 +40,12 @@ class Output:
         self._clear_progress()
         self._write(self._err, self.styled(message, style) + "\n")
 
+    def error(self, message: str, hint: str | None) -> None:
+        """Print an error and its next step for people on stderr."""
+        self.note(f"{self.styled('error:', 'red')} {message}")
+        if hint:
+            self.note(f"{self.styled('hint:', 'yellow')} {hint}")
+
     def progress(self, message: str) -> None:
         """Replace the progress line; nothing when stderr is not a terminal."""
         if not self.live:

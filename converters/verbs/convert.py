@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Every flag has the key of its name in a recipe. Exit code 5: no build passed the guard or the limits, the "
         "message has the reason of each; 2: something must be said by a flag, which the message names; 6: the model "
-        "cannot be converted, or a disk is full; 130: interrupted, the same command goes on from the cache."
+        "cannot be converted, or a disk is full; 130: interrupted, the same command goes on from the cache. Of several "
+        "profiles those that can have an artifact get it; when one has none, the code is what that one alone gives."
     )
     parser.add_argument(
         "model",
@@ -117,15 +118,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
+def run(args: argparse.Namespace, output: Output) -> int:
     import time
 
     from converters import convert as converter
     from converters.recipe import from_flags
 
     recipe = from_flags(flags_of(args), args.recipe)
-    done = converter.convert(recipe, say=output.note, clock=time.monotonic)
-    output.result({"artifacts": [a.to_json() for a in done]}, "\n\n".join(_text(a) for a in done))
+    found = converter.convert(recipe, say=output.note, clock=time.monotonic)
+    output.result(found.to_json(), "\n\n".join(_text(a) for a in found.done))
+    if found.error is None:
+        return 0
+    if not output.as_json:
+        output.error(found.error.message, found.error.hint)
+    return found.error.exit_code
 
 
 def flags_of(args: argparse.Namespace) -> dict[str, Any]:
