@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from cloud_sync import retrain
-from cloud_sync.catalog import Catalog
 from cloud_sync.drift_service import Drift
 from cloud_sync.errors import ConflictError, NotFoundError
 from cloud_sync.files import atomic_write
 from cloud_sync.policies import RetrainPolicy
+from cloud_sync.releases.catalog import Catalog
 from cloud_sync.rollout import FINAL
 from cloud_sync.rollout_service import Rollouts
 from cloud_sync.services import audit

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cloud_sync import guardrails, rollout
-from cloud_sync.catalog import Catalog
 from cloud_sync.evidence import observation, summarise
 from cloud_sync.policies import RolloutPolicy
+from cloud_sync.releases import store as release_store
+from cloud_sync.releases.catalog import Catalog
 from cloud_sync.rollout import Decision, Progress, Record, State
 from cloud_sync.services import audit
-from cloud_sync.store import releases as release_store
 from cloud_sync.store import rollouts as store
 from cloud_sync.store.base import Database, Transaction
 from edge_sdk.config import parse

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cloud_sync import guardrails, rollout
-from cloud_sync.catalog import Catalog
 from cloud_sync.cohorts import assign, bucket
 from cloud_sync.errors import ConflictError, NotFoundError
 from cloud_sync.policies import RolloutPolicy
+from cloud_sync.releases.catalog import Catalog
 from cloud_sync.rollout import Record, State
 from cloud_sync.rollout_control import count_windows, read_policy, read_progress
 from cloud_sync.services import audit

@@ -22,7 +22,7 @@ from cloud_sync.auth import Keys
 from cloud_sync.broker.base import Broker
 from cloud_sync.broker.choose import make_broker
 from cloud_sync.broker.link import MqttLink
-from cloud_sync.ingest import AckKey, Ingest
+from cloud_sync.ingest.writer import AckKey, Ingest
 from cloud_sync.metrics import Metrics
 from cloud_sync.services import Services
 from cloud_sync.settings import Settings
@@ -200,9 +200,9 @@ async def serve(settings: Settings, on_ready: Callable[[Service], None]) -> int:
 
 def _assemble(services: Services) -> None:
     """Give the services what publishes and steers; each part reads its own files and tables."""
-    from cloud_sync.catalog import Catalog
     from cloud_sync.controller import attach
-    from cloud_sync.signing import TrustRepository
+    from cloud_sync.releases.catalog import Catalog
+    from cloud_sync.releases.repository import TrustRepository
 
     settings = services.settings
     services.signer = TrustRepository(settings.data, settings.trust)

@@ -13,7 +13,7 @@ from cloud_sync.client import Client
 from cloud_sync.demo import config
 from cloud_sync.demo.camera import Cameras
 from cloud_sync.demo.display import Display
-from cloud_sync.demo.processes import Child, Command, edge
+from cloud_sync.demo.processes import Child, Command, edge, uninterrupted
 from edge_sdk.errors import GuardrailError, SyncError
 
 _POLL_S = 0.25
@@ -57,8 +57,9 @@ class Line:
 
     def start_service(self, words: Sequence[str | Path]) -> dict[str, Any]:
         """Start `edge serve`, wait until it serves and talk to it from now on; returns what it says of itself."""
-        child = Child("edge serve", edge("serve", *words), self.logs / "serve.log")
-        self._children.append(child)
+        with uninterrupted():
+            child = Child("edge serve", edge("serve", *words), self.logs / "serve.log")
+            self._children.append(child)
         about: dict[str, Any] = json.loads(child.first_line())
         self.url = about["url"]
         token = Path(about["token_file"]).read_text().strip()
@@ -68,7 +69,8 @@ class Line:
 
     def start_agent(self, device: str, agent_toml: Path) -> None:
         command = edge("agent", "--config", agent_toml)
-        self._children.append(Child(f"edge agent ({device})", command, self.logs / f"{device}.log"))
+        with uninterrupted():
+            self._children.append(Child(f"edge agent ({device})", command, self.logs / f"{device}.log"))
 
     def edge(self, *words: str | Path) -> dict[str, Any]:
         """Run an `edge` command against the service and return its object."""
@@ -76,8 +78,9 @@ class Line:
 
     def run(self, commands: Sequence[Sequence[str]], doing: str) -> list[dict[str, Any]]:
         """Run commands side by side and return their objects; the first that fails ends the rest."""
-        running = [Command(c, self.logs / "commands.log", env=self._env) for c in commands]
-        self._commands += running
+        with uninterrupted():
+            running = [Command(c, self.logs / "commands.log", env=self._env) for c in commands]
+            self._commands += running
         while any(c.running for c in running):
             self._display.now(doing)
             time.sleep(0.05)

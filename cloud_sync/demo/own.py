@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 
 from cloud_sync.demo.display import Display
-from cloud_sync.demo.processes import Command, edge
+from cloud_sync.demo.processes import answer, edge
 from edge_sdk.errors import EdgeError, SourceError
 from edge_sdk.sources import create
 from edge_sdk.sources.base import BrokenFrame
@@ -38,22 +38,22 @@ def run(display: Display, root: Path, *, model: Path, source: str, extra: list[s
         display.end("the labelled images that were given", ok=True)
     else:
         command = [sys.executable, "-m", "cloud_sync.demo.own", source, str(root / "frames")]
-        taken = Command(command, logs / "frames.log").result()["frames"]
+        taken = answer(command, logs / "frames.log")["frames"]
         extra = [*extra, "--golden", str(root / "frames")]
         display.end(f"{taken} frames of the source, without labels", ok=True)
 
     display.begin("convert")
     profile = root / "this-machine.toml"
-    Command(edge("profile", "probe", "--out", profile), logs / "profile.log").result()
+    answer(edge("profile", "probe", "--out", profile), logs / "profile.log")
     words = ["convert", str(model), "--profile", str(profile), "--out", str(root / "artifacts"), *extra]
-    artifact = Command(edge(*words), logs / "convert.log").result()["artifacts"][0]
+    artifact = answer(edge(*words), logs / "convert.log")["artifacts"][0]
     chosen = artifact["chosen"]
     display.end(f"{chosen['runtime']} {chosen['precision']}, {chosen['latency_ms']['p50']:.2f} ms", ok=True)
 
     display.begin("run")
     results, video = root / "results.jsonl", root / "annotated.mp4"
     words = ["run", "--model", artifact["path"], "--source", source, "--out", str(results), "--save", str(video)]
-    report = Command(edge(*words), logs / "run.log").result()
+    report = answer(edge(*words), logs / "run.log")
     display.end(f"{report['frames']['processed']} frames, {report['fps']:.1f} frames/s", ok=True)
     return [
         f"artifact  {artifact['path']}  (edge inspect shows it)",

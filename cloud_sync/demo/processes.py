@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from cloud_sync.errors import from_json
@@ -25,6 +26,29 @@ if os.getppid() != int(sys.argv[1]):
     sys.exit(1)
 os.execv(sys.argv[2], sys.argv[2:])
 """
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold signals that interrupt until the block is done: what starts in it is then known to those who end it.
+
+    For the main thread; a process that starts in the block gets the signals as ever.
+    """
+    held: list[int] = []
+    before: dict[int, Any] = {}
+
+    def hold(number: int, _frame: FrameType | None) -> None:
+        held.append(number)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            before[number] = signal.signal(number, hold)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 class Child:
@@ -142,6 +166,22 @@ class Command:
         if self.running:
             self._process.terminate()
             self._process.wait()
+
+
+def answer(command: Sequence[str], log: Path) -> dict[str, Any]:
+    """Run a command and return its object; an interrupt ends it.
+
+    Raises:
+        EdgeError: as `Command.result`.
+    """
+    running: Command | None = None
+    try:
+        with uninterrupted():
+            running = Command(command, log)
+        return running.result()
+    finally:
+        if running is not None:
+            running.stop()
 
 
 def edge(*words: str | Path) -> list[str]:

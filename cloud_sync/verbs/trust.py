@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edge_sdk.output import Output, table
 
 if TYPE_CHECKING:
-    from cloud_sync.signing import TrustRepository
+    from cloud_sync.releases.repository import TrustRepository
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, output: Output) -> int | None:
+    from cloud_sync.releases.repository import TrustRepository
     from cloud_sync.settings import load_settings
-    from cloud_sync.signing import TrustRepository
 
     policy = load_settings(args.config, {}).trust
     repository = TrustRepository(args.data.absolute(), policy, offline_keys=args.keys)

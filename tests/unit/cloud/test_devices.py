@@ -9,7 +9,7 @@ pytest.importorskip("fastapi", reason="needs edge-sdk[cloud]")
 from cloud_sync import devices
 from cloud_sync.credentials import check_credential
 from cloud_sync.errors import AuthError, ConflictError, NotFoundError
-from cloud_sync.records import Batch, parse
+from cloud_sync.ingest.records import Batch, parse
 from cloud_sync.store import open_store
 from edge_sdk.errors import SchemaError
 from edge_sdk.schemas.codec import encode_batch

@@ -13,7 +13,7 @@ pytest.importorskip("fastapi", reason="needs edge-sdk[cloud]")
 
 from cloud_sync import devices
 from cloud_sync.errors import StoreError
-from cloud_sync.ingest import Ingest
+from cloud_sync.ingest.writer import Ingest
 from cloud_sync.metrics import Metrics
 from cloud_sync.settings import IngestSettings
 from cloud_sync.store import open_store

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("msgspec", reason="needs edge-sdk[cloud]")
 
-from cloud_sync.records import Batch, Rejected, Report, Step, merge_ranges, parse
+from cloud_sync.ingest.records import Batch, Rejected, Report, Step, merge_ranges, parse
 from edge_sdk.schemas.codec import encode_batch
 
 TOPIC = "edge/v1/default/cam-1/"

@@ -25,7 +25,7 @@ from tuf.api.metadata import Metadata
 from tuf.ngclient import FetcherInterface, Updater
 
 from cloud_sync.policies import TrustPolicy
-from cloud_sync.signing import Target, TrustRepository
+from cloud_sync.releases.repository import Target, TrustRepository
 from edge_sdk.errors import TrustError
 
 DAY = 86400.0

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cloud_sync.catalog import Catalog
 from cloud_sync.policies import RolloutPolicy
+from cloud_sync.releases.catalog import Catalog
+from cloud_sync.releases.repository import TrustRepository
 from cloud_sync.rollout_control import Order, RolloutController
 from cloud_sync.rollout_service import Rollouts
-from cloud_sync.signing import TrustRepository
 from cloud_sync.store.sqlite import SqliteDatabase
 from edge_sdk.schemas.state import Desired
 from edge_sdk.schemas.telemetry import Counters, FeatureGroup, Window

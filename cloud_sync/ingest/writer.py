@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from cloud_sync import records
 from cloud_sync.errors import StoreError
+from cloud_sync.ingest import records
+from cloud_sync.ingest.records import Batch, Rejected, Report, Step
 from cloud_sync.metrics import Metrics
-from cloud_sync.records import Batch, Rejected, Report, Step
 from cloud_sync.settings import IngestSettings
 from cloud_sync.store.base import Database, Transaction
 

@@ -7,21 +7,15 @@ may be kept elsewhere in between. Specification: https://theupdateframework.gith
 
 from __future__ import annotations
 
-import fcntl
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from securesystemslib.signer import Key  # type: ignore[attr-defined]
-from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import (  # type: ignore[attr-defined]
     DelegatedRole,
     Delegations,
-    Metadata,
     MetaFile,
     Role,
     Root,
@@ -32,15 +26,11 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]
     Timestamp,
 )
 
-from cloud_sync.files import atomic_write
-from cloud_sync.keyring import Keyring
 from cloud_sync.policies import TrustPolicy
+from cloud_sync.releases.keyring import Keyring
+from cloud_sync.releases.metadata import TOP, MetadataFiles, delegated, fresh, is_due, verifies
 from edge_sdk.errors import TrustError
 from edge_sdk.schemas.ids import check_id, check_sha256
-
-S = TypeVar("S", bound=Signed)
-KEEP_VERSIONS = 20
-TOP = ("root", "targets", "snapshot", "timestamp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,14 +73,18 @@ class TrustRepository:
     def __init__(self, data: Path, policy: TrustPolicy | None = None, *, offline_keys: Path | None = None) -> None:
         """`offline_keys` is a further folder in which private keys are looked for, and into which root's and targets'
         new ones go."""
-        self.tuf = data / "tuf"
         self.keys = Keyring(data / "keys", offline_keys)
         self.policy = policy or TrustPolicy()
-        self._thread = threading.RLock()
+        self._files = MetadataFiles(data / "tuf", self.keys, self.policy)
+
+    @property
+    def tuf(self) -> Path:
+        """The folder that devices are served from."""
+        return self._files.folder
 
     @property
     def exists(self) -> bool:
-        return (self.tuf / "timestamp.json").is_file()
+        return self._files.exists
 
     def init(self, now: float, *, root_keys: int = 1, root_threshold: int = 1) -> None:
         """Make keys and the first version of every top-level role.
@@ -103,7 +97,7 @@ class TrustRepository:
                 f"a root threshold of {root_threshold} with {root_keys} keys cannot be met",
                 hint="give --root-keys at least as many as --root-threshold",
             )
-        with self._locked():
+        with self._files.locked():
             if self.exists:
                 raise TrustError(
                     f"{self.tuf} has signed metadata already", hint="`edge trust rotate` replaces single keys"
@@ -115,20 +109,20 @@ class TrustRepository:
                 keys.update({k.public_key.keyid: k.public_key for k in made})
                 roles[name] = Role([k.public_key.keyid for k in made], root_threshold if name == "root" else 1)
             root = Root(version=1, keys=keys, roles=roles, consistent_snapshot=True)
-            self._write("root", root, root.roles["root"].keyids, now)
-            self._write("targets", Targets(), root.roles["targets"].keyids, now)
+            self._files.write("root", root, root.roles["root"].keyids, now)
+            self._files.write("targets", Targets(), root.roles["targets"].keyids, now)
             self._publish(now, {"targets": 1}, set())
 
     def ensure(self, now: float) -> None:
         """Make the repository when there is none, and sign again what nears its expiry."""
-        with self._locked():
+        with self._files.locked():
             if not self.exists:
                 self.init(now)
             self.refresh(now)
 
     def root_bytes(self) -> bytes:
         """Return the newest root as it is on disk: what a device that enrols is given."""
-        return self._file("root", self._root_version()).read_bytes()
+        return self._files.file("root", self._files.root_version()).read_bytes()
 
     def publish(self, targets: Sequence[Target], now: float) -> dict[str, int]:
         """Sign `targets` into their profiles' roles and return each role's new version.
@@ -138,7 +132,7 @@ class TrustRepository:
         Raises:
             TrustError: that key is not here, or the metadata on disk is damaged.
         """
-        with self._locked():
+        with self._files.locked():
             for target in targets:
                 check_id(target.profile, "profile")
                 check_sha256(target.sha256, "artifact")
@@ -146,15 +140,15 @@ class TrustRepository:
                     raise TrustError(f"a profile cannot be called `{target.profile}`", hint="TUF uses that name")
             profiles = sorted({t.profile for t in targets})
             changed: dict[str, int] = {}
-            meta = self._versions()
-            top = self._load("targets", meta["targets"], Targets)
-            known = top.delegations.roles if top.delegations and top.delegations.roles else {}
+            meta = self._files.versions()
+            top = self._files.load("targets", meta["targets"], Targets)
+            known = delegated(top)
             missing = [p for p in profiles if p not in known]
             if missing:
                 changed["targets"] = self._delegate(top, missing, now)
-                known = top.delegations.roles if top.delegations and top.delegations.roles else {}
+                known = delegated(top)
             for profile in profiles:
-                role = self._load(profile, meta[profile], Targets) if profile in meta else _fresh(Targets())
+                role = self._files.load(profile, meta[profile], Targets) if profile in meta else fresh(Targets())
                 for target in (t for t in targets if t.profile == profile):
                     role.targets[target.path] = TargetFile(
                         length=target.size,
@@ -162,26 +156,25 @@ class TrustRepository:
                         path=target.path,
                         unrecognized_fields={"custom": dict(target.custom)} if target.custom else {},
                     )
-                changed[profile] = self._bump(profile, role, known[profile].keyids, now)
+                changed[profile] = self._files.bump(profile, role, known[profile].keyids, now)
             self._publish(now, meta | changed, set())
             return changed
 
     def refresh(self, now: float, *, force: bool = False) -> tuple[str, ...]:
         """Sign online roles again that have lived half of their life; return their names."""
-        with self._locked():
-            meta = self._versions()
-            top = self._load("targets", meta["targets"], Targets)
-            delegated = top.delegations.roles if top.delegations and top.delegations.roles else {}
+        with self._files.locked():
+            meta = self._files.versions()
+            top = self._files.load("targets", meta["targets"], Targets)
             changed = {}
-            for profile, delegation in delegated.items():
-                role = self._load(profile, meta[profile], Targets)
-                if force or self._is_due(role, self.policy.profile_days, now):
-                    changed[profile] = self._bump(profile, role, delegation.keyids, now)
-            snapshot_due = self._is_due(self._snapshot(), self.policy.snapshot_days, now)
-            timestamp_due = self._is_due(self._timestamp(), self.policy.timestamp_days, now)
+            for profile, delegation in delegated(top).items():
+                role = self._files.load(profile, meta[profile], Targets)
+                if force or is_due(role, self.policy.profile_days, now):
+                    changed[profile] = self._files.bump(profile, role, delegation.keyids, now)
+            snapshot_due = is_due(self._files.snapshot(), self.policy.snapshot_days, now)
+            timestamp_due = is_due(self._files.timestamp(), self.policy.timestamp_days, now)
             if changed or snapshot_due or force or self._repair(meta, changed, now):
                 self._publish(now, meta | changed, set())
-                self._prune(meta | changed)
+                self._files.prune(meta | changed)
                 return (*changed, "snapshot", "timestamp")
             if timestamp_due:
                 self._publish(now, meta, {"snapshot"})
@@ -196,44 +189,44 @@ class TrustRepository:
         Raises:
             TrustError: the role is unknown or a key that must sign is not here.
         """
-        with self._locked():
-            meta = self._versions()
+        with self._files.locked():
+            meta = self._files.versions()
             old_keys: Iterable[str] = ()
             if name in TOP:
                 old_keys = self._rotate_top(name, now, keep_key=keep_key)
             elif not keep_key:
-                top = self._load("targets", meta["targets"], Targets)
-                if not top.delegations or not top.delegations.roles or name not in top.delegations.roles:
+                top = self._files.load("targets", meta["targets"], Targets)
+                if name not in delegated(top):
                     known = ", ".join([*TOP, *sorted(set(meta) - {"targets"})])
                     raise TrustError(f"there is no role `{name}`", hint=f"the roles are {known}")
                 key = self.keys.new(name)
-                old_keys = list(top.delegations.roles[name].keyids)
+                old_keys = list(delegated(top)[name].keyids)
                 for keyid in old_keys:
                     top.revoke_key(keyid, name)
                 top.add_key(key.public_key, name)
-                meta["targets"] = self._bump("targets", top, self._root().roles["targets"].keyids, now)
+                meta["targets"] = self._files.bump("targets", top, self._files.root().roles["targets"].keyids, now)
             if name not in ("root", "snapshot", "timestamp"):
-                role = self._load(name, meta[name], Targets)
-                meta[name] = self._bump(name, role, self._keyids(name, meta), now)
+                role = self._files.load(name, meta[name], Targets)
+                meta[name] = self._files.bump(name, role, self._files.keyids(name, meta), now)
             self._publish(now, meta, set())
             for keyid in old_keys:
                 self.keys.remove(keyid)
-            return self._current_version(name)
+            return self._files.current_version(name)
 
     def status(self, now: float) -> list[RoleStatus]:
         """Return every role, root first."""
-        with self._locked():
-            meta = self._versions()
+        with self._files.locked():
+            meta = self._files.versions()
             signed: dict[str, Signed] = {
-                "root": self._root(),
-                "targets": self._load("targets", meta["targets"], Targets),
-                "snapshot": self._snapshot(),
-                "timestamp": self._timestamp(),
+                "root": self._files.root(),
+                "targets": self._files.load("targets", meta["targets"], Targets),
+                "snapshot": self._files.snapshot(),
+                "timestamp": self._files.timestamp(),
             }
-            signed |= {n: self._load(n, v, Targets) for n, v in sorted(meta.items()) if n != "targets"}
+            signed |= {n: self._files.load(n, v, Targets) for n, v in sorted(meta.items()) if n != "targets"}
             out = []
             for name, value in signed.items():
-                keyids = tuple(self._keyids(name, meta))
+                keyids = tuple(self._files.keyids(name, meta))
                 out.append(
                     RoleStatus(
                         name=name,
@@ -248,59 +241,57 @@ class TrustRepository:
 
     def has_target(self, profile: str, sha256: str) -> bool:
         """Return whether the profile's current role names the artifact."""
-        with self._locked():
-            meta = self._versions()
-            return (
-                profile in meta and target_path(profile, sha256) in self._load(profile, meta[profile], Targets).targets
-            )
+        with self._files.locked():
+            meta = self._files.versions()
+            if profile not in meta:
+                return False
+            role = self._files.load(profile, meta[profile], Targets)
+            return target_path(profile, sha256) in role.targets
 
     # One change, from new versions to the timestamp
 
     def _publish(self, now: float, meta: Mapping[str, int], keep: set[str]) -> None:
-        root = self._root()
-        timestamp = self._timestamp() if self.exists else _fresh(Timestamp())
+        root = self._files.root()
+        timestamp = self._files.timestamp() if self.exists else fresh(Timestamp())
         if "snapshot" not in keep:
             snapshot = Snapshot(meta={})
             snapshot.version = timestamp.snapshot_meta.version if self.exists else 0
             for name, version in meta.items():
                 snapshot.meta[f"{name}.json"] = MetaFile.from_data(
-                    version, self._file(name, version).read_bytes(), ["sha256"]
+                    version, self._files.file(name, version).read_bytes(), ["sha256"]
                 )
-            version = self._bump("snapshot", snapshot, root.roles["snapshot"].keyids, now)
-            data = self._file("snapshot", version).read_bytes()
+            version = self._files.bump("snapshot", snapshot, root.roles["snapshot"].keyids, now)
+            data = self._files.file("snapshot", version).read_bytes()
             timestamp.snapshot_meta = MetaFile.from_data(version, data, ["sha256"])
-        self._bump("timestamp", timestamp, root.roles["timestamp"].keyids, now)
+        self._files.bump("timestamp", timestamp, root.roles["timestamp"].keyids, now)
 
     def _delegate(self, top: Targets, profiles: Sequence[str], now: float) -> int:
         top.delegations = top.delegations or Delegations(keys={}, roles={})
         roles = top.delegations.roles
         assert roles is not None
-        self.keys.signers(self._root().roles["targets"].keyids, "targets")  # before any key is made
+        self.keys.signers(self._files.root().roles["targets"].keyids, "targets")  # before any key is made
         for profile in profiles:
             key = self.keys.new(profile)
             roles[profile] = DelegatedRole(profile, [], 1, True, paths=[f"{profile}/*"])
             top.add_key(key.public_key, profile)
-        return self._bump("targets", top, self._root().roles["targets"].keyids, now)
+        return self._files.bump("targets", top, self._files.root().roles["targets"].keyids, now)
 
     def _repair(self, meta: Mapping[str, int], changed: dict[str, int], now: float) -> bool:
         """Whether a rotation was cut short: the newest root is out, roles still carry the former signatures."""
-        root = self._root()
-        top = self._file("targets", meta["targets"])
-        if not self._verifies(root, "targets", top):
-            changed["targets"] = self._bump("targets", self._read(top, Targets), root.roles["targets"].keyids, now)
-        snapshot = self._file("snapshot", self._timestamp().snapshot_meta.version)
-        good = self._verifies(root, "snapshot", snapshot) and self._verifies(
-            root, "timestamp", self.tuf / "timestamp.json"
+        root = self._files.root()
+        top = self._files.file("targets", meta["targets"])
+        if not verifies(root, "targets", top):
+            changed["targets"] = self._files.bump(
+                "targets", self._files.read(top, Targets), root.roles["targets"].keyids, now
+            )
+        snapshot = self._files.file("snapshot", self._files.timestamp().snapshot_meta.version)
+        good = verifies(root, "snapshot", snapshot) and verifies(
+            root, "timestamp", self._files.folder / "timestamp.json"
         )
         return bool(changed) or not good
 
-    @staticmethod
-    def _verifies(root: Root, role: str, path: Path) -> bool:
-        metadata = Metadata.from_bytes(path.read_bytes())
-        return bool(root.get_verification_result(role, metadata.signed_bytes, metadata.signatures))
-
     def _rotate_top(self, name: str, now: float, *, keep_key: bool) -> list[str]:
-        root = self._root()
+        root = self._files.root()
         signing = list(root.roles["root"].keyids)
         old = [] if keep_key else list(root.roles[name].keyids)
         self.keys.signers(signing, "root")
@@ -313,107 +304,5 @@ class TrustRepository:
             for key in made:
                 root.add_key(key.public_key, name)
         root.version += 1
-        self._write("root", root, list(dict.fromkeys([*signing, *root.roles["root"].keyids])), now)
+        self._files.write("root", root, list(dict.fromkeys([*signing, *root.roles["root"].keyids])), now)
         return old
-
-    def _bump(self, name: str, signed: Signed, keyids: Sequence[str], now: float) -> int:
-        signed.version += 1
-        self._write(name, signed, keyids, now)
-        return signed.version
-
-    def _write(self, name: str, signed: Signed, keyids: Sequence[str], now: float) -> None:
-        days = getattr(self.policy, f"{name}_days" if name in TOP else "profile_days")
-        moment = datetime.fromtimestamp(now, tz=timezone.utc) + timedelta(days=days)
-        signed.expires = moment.replace(microsecond=0)
-        metadata: Metadata[Any] = Metadata(signed)
-        for signer in self.keys.signers(keyids, name):
-            metadata.sign(signer, append=True)
-        path = self.tuf / "timestamp.json" if name == "timestamp" else self._file(name, signed.version)
-        atomic_write(path, metadata.to_bytes())
-
-    def _prune(self, meta: Mapping[str, int]) -> None:
-        """Delete versions that no client can still be on its way to fetch; roots are kept, devices walk all of them."""
-        newest = {**meta, "snapshot": self._timestamp().snapshot_meta.version}
-        for path in self.tuf.glob("*.*.json"):
-            version, name = path.name.split(".")[:2]
-            if version.isdecimal() and name in newest and int(version) < newest[name] - KEEP_VERSIONS:
-                path.unlink()
-
-    # Reading
-
-    def _root_version(self) -> int:
-        versions = [int(p.name.split(".")[0]) for p in self.tuf.glob("*.root.json") if p.name.split(".")[0].isdecimal()]
-        if not versions:
-            raise TrustError(f"{self.tuf} has no root", hint="`edge trust init` makes one")
-        return max(versions)
-
-    def _root(self) -> Root:
-        return self._load("root", self._root_version(), Root)
-
-    def _timestamp(self) -> Timestamp:
-        return self._read(self.tuf / "timestamp.json", Timestamp)
-
-    def _snapshot(self) -> Snapshot:
-        return self._load("snapshot", self._timestamp().snapshot_meta.version, Snapshot)
-
-    def _versions(self) -> dict[str, int]:
-        """The trusted version of targets and of each profile role: what the timestamp leads to."""
-        return {name.removesuffix(".json"): m.version for name, m in self._snapshot().meta.items()}
-
-    def _current_version(self, name: str) -> int:
-        if name == "root":
-            return self._root_version()
-        if name == "timestamp":
-            return self._timestamp().version
-        return self._snapshot().version if name == "snapshot" else self._versions()[name]
-
-    def _keyids(self, name: str, meta: Mapping[str, int]) -> list[str]:
-        if name in TOP:
-            return list(self._root().roles[name].keyids)
-        top = self._load("targets", meta["targets"], Targets)
-        roles = top.delegations.roles if top.delegations and top.delegations.roles else {}
-        if name not in roles:
-            raise TrustError(f"there is no role `{name}`", hint=f"the roles are {', '.join([*TOP, *roles])}")
-        return list(roles[name].keyids)
-
-    def _load(self, name: str, version: int, kind: type[S]) -> S:
-        return self._read(self._file(name, version), kind)
-
-    def _read(self, path: Path, kind: type[S]) -> S:
-        try:
-            signed = Metadata.from_bytes(path.read_bytes()).signed
-        except FileNotFoundError:
-            hint = "`edge trust init` makes the repository" if not self.exists else "restore it from a backup"
-            raise TrustError(f"{path} is missing", hint=hint) from None
-        except (OSError, RepositoryError) as error:
-            raise TrustError(f"{path} is damaged: {error}", hint="restore DATA/tuf from a backup") from None
-        if not isinstance(signed, kind):
-            raise TrustError(f"{path} holds `{signed.type}` metadata", hint="restore DATA/tuf from a backup")
-        return signed
-
-    def _is_due(self, signed: Signed, days: float, now: float) -> bool:
-        return signed.expires.timestamp() - now < days * 86400.0 / 2
-
-    def _file(self, name: str, version: int) -> Path:
-        return self.tuf / f"{version}.{name}.json"
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with self._thread:
-            if getattr(self, "_depth", 0):
-                yield
-                return
-            self.tuf.mkdir(parents=True, exist_ok=True)
-            with (self.tuf / ".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                self._depth = 1
-                try:
-                    yield
-                finally:
-                    self._depth = 0
-
-
-def _fresh(signed: S) -> S:
-    """Return metadata that no version has been written of: the first one will be 1."""
-    signed.version = 0
-    return signed

@@ -1,0 +1,1 @@
+"""Messages from devices: read, committed in groups, acknowledged after the commit."""

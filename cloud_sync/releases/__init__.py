@@ -1,0 +1,1 @@
+"""What devices may run: the catalog of artifacts, and the TUF repository that signs releases of them."""
