@@ -41,8 +41,8 @@ def uninterrupted() -> Iterator[None]:
         held.append(number)
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            before[number] = signal.signal(number, hold)
+        for which in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            before[which] = signal.signal(which, hold)
         yield
     finally:
         for number, handler in before.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import signal
+import subprocess
 import sys
 import urllib.request
 
@@ -107,3 +109,28 @@ def test_steps_are_lines_where_nobody_watches_and_a_failed_one_is_marked():
         {"name": "a", "ok": True, "seconds": 1.5, "detail": "done well"},
         {"name": "b", "ok": False, "seconds": 2.0, "detail": "it broke"},
     ]
+
+
+INTERRUPTED = """
+import os, signal, sys
+from cloud_sync.demo.processes import uninterrupted
+
+number = int(sys.argv[1])
+def interrupt(*_):
+    raise KeyboardInterrupt
+before = signal.signal(number, interrupt)
+try:
+    with uninterrupted():
+        os.kill(os.getpid(), number)
+        print("whole")
+    print("never")
+except KeyboardInterrupt:
+    print("then interrupted", signal.getsignal(number) is interrupt)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_waits_until_what_was_started_is_known(number):
+    words = [sys.executable, "-c", INTERRUPTED, str(int(number))]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == ["whole", "then interrupted True"]
