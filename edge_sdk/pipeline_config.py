@@ -115,7 +115,7 @@ class StageConfig:
         crop: how they are cut out.
         shadow: an artifact that answers some of the frames too, off the frame path, to be compared.
         shadow_every: one frame (or crop) in so many.
-        enabled: False leaves out a stage without a model until an override, or somebody, switches it on.
+        enabled: False leaves out a stage, a second model too, until an override, or somebody, switches it on.
     """
 
     name: str | None = None
@@ -228,12 +228,12 @@ class PipelineConfig:
 
     def _control_problems(self) -> list[str]:
         """Return what is wrong with overrides, time zone and what is switched off."""
-        steps = tuple(s.label for s in self.stages if s.is_step)
+        steps = tuple(s.label for s in self.stages if not s.is_first)
         found = schedule.problems(self.overrides, tuple(s.label for s in self.stages), steps)
         found += [
-            f"stage[{i}].enabled: a stage with a model cannot be switched off"
+            f"stage[{i}].enabled: the model that sees the frames cannot be switched off"
             for i, stage in enumerate(self.stages)
-            if not (stage.enabled or stage.is_step)
+            if stage.is_first and not stage.enabled
         ]
         for i, override in enumerate(self.overrides):
             for stage in self.stages:

@@ -162,7 +162,7 @@ def problems(overrides: Sequence[OverrideConfig], stages: Sequence[str], steps: 
             found.append(f"override[{i}].name: two overrides are called `{override.name}`")
         where = {"stage": (override.stage, stages), "off": (override.off, steps), "on": (override.on, steps)}
         for key, (mentioned, known) in where.items():
-            what = "stage" if key == "stage" else "stage without a model"
+            what = "stage" if key == "stage" else "switchable stage"
             for name in mentioned:
                 if name not in known:
                     hint = near_miss(name, known) or f"it has {', '.join(known) or 'none'}"

@@ -110,6 +110,10 @@ class Cascade:
         self.params = crop
         self.filter = Filter(classes=crop.classes, min_score=crop.min_score)
 
+    def forget(self) -> None:
+        """Begin anew after a time of rest: answers that were kept are about what was seen then."""
+        self._known, self._held = {}, None
+
     def describe(self) -> dict[str, Any]:
         """Return the model, how many crops it was asked about, which were not, and mean ms a crop by phase."""
         asked = max(1, self._crops)

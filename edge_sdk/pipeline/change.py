@@ -99,6 +99,7 @@ class LiveStages:
         ]
         for slot, models_ in models:
             slot.replace(models_, close=False)
+        woken = [s for s in self._steps.idle if s not in steps.idle]
         run = self._run
 
         def switch(_item: FrameResult) -> None:
@@ -107,6 +108,8 @@ class LiveStages:
                     part.adopt(old)
             for second, crop in crops:
                 second.change(crop)
+            for second in woken:
+                second.forget()
             run.use(steps)
 
         run.between_frames(switch)
@@ -198,5 +201,5 @@ def _same(old: StageConfig | None, new: StageConfig) -> bool:
 
 def _parts(steps: Steps) -> dict[str, Any]:
     gate = steps.pace.gate if steps.pace is not None else None
-    parts: list[Any] = [*([gate] if gate is not None else []), *steps.after]
+    parts: list[Any] = [*([gate] if gate is not None else []), *steps.after, *steps.idle]
     return {part.name: part for part in parts}

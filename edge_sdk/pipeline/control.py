@@ -131,7 +131,7 @@ class Controller:
         with self._lock:
             own = self._rules if rules is None else rules
             names = tuple(s.label for s in base)
-            for problem in schedule.problems(own.overrides, names, tuple(s.label for s in base if s.is_step)):
+            for problem in schedule.problems(own.overrides, names, tuple(s.label for s in base if not s.is_first)):
                 raise UsageError(problem, hint="an override changes stages of its pipeline")
             kept = {o.name: o.when for o in own.overrides}
             darkness = {k: v for k, v in self._darkness.items() if self._when(k) == kept.get(k)}

@@ -111,7 +111,7 @@ class Live(Stages):
         return Changes(changed=(redact(self._sinks[found[0]][0]),))
 
     def switch(self, name: str, *, enabled: bool) -> Changes:
-        """Switch a stage without a model off or on, between two frames; its counts are kept.
+        """Switch a stage off or on, between two frames; its counts are kept, and a second model stays loaded.
 
         Raises:
             UsageError: there is no such stage, or others need it.

@@ -180,13 +180,15 @@ class CameraStep:
 class Steps:
     """All stages around the first model of one run, in order, and the trace of what they decided.
 
-    `pace` is None where every frame is inferred; `overlays` are the zones and lines, to be drawn.
+    `pace` is None where every frame is inferred; `overlays` are the zones and lines, to be drawn; `idle` are second
+    models that are loaded and switched off.
     """
 
     pace: Pace | None
     after: tuple[Step, ...]
     trace: Trace
     overlays: tuple[Overlay, ...] = ()
+    idle: tuple[Cascade, ...] = ()
 
     def apply(self, item: FrameResult) -> None:
         item.overlays = self.overlays
@@ -195,8 +197,8 @@ class Steps:
 
     @property
     def seconds(self) -> tuple[Cascade, ...]:
-        """The second models."""
-        return tuple(step for step in self.after if isinstance(step, Cascade))
+        """The second models, also those that are switched off."""
+        return (*(step for step in self.after if isinstance(step, Cascade)), *self.idle)
 
     def check(self, labels: Sequence[str], seconds: Mapping[str, Sequence[str]] | None = None) -> None:
         """Refuse a model without the classes that the steps name; `seconds` are labels of second models to come.
@@ -211,12 +213,15 @@ class Steps:
                 step.check_seconds(known)
             elif isinstance(step, Cascade):
                 known[step.name] = (seconds or {}).get(step.name, step.labels)
+        for second in self.idle:
+            second.check(labels)
 
     def describe(self) -> list[dict[str, Any]]:
         """Return name, kind and counts of each."""
         gate = self.pace.gate if self.pace is not None else None
         parts: list[Any] = [*([gate] if gate else []), *self.after]
-        return [{"name": p.name, "kind": p.kind} | p.describe() for p in parts]
+        rows = [{"name": p.name, "kind": p.kind} | p.describe() for p in parts]
+        return [*rows, *({"name": s.name, "kind": s.kind, "enabled": False} | s.describe() for s in self.idle)]
 
     def close(self) -> None:
         """Unload the second models."""
@@ -246,7 +251,9 @@ def build(
     *,
     keep: Mapping[str, Any] | None = None,
 ) -> Steps:
-    """Build the stages around a model, those that are switched off left out; `keep` are made already, by name.
+    """Build the stages around a model; `keep` are made already, by name.
+
+    Of those that are switched off second models stay loaded, and the others are left out.
 
     Raises:
         ConfigError: params are wrong.
@@ -257,28 +264,33 @@ def build(
     trace = Trace() if trace is None else trace
     gate: Gate | None = None
     after: list[Step] = []
+    idle: list[Cascade] = []
     names = {around.stage}
     kept = keep or {}
     try:
         for config in configs:
-            if not config.enabled:
+            if not config.enabled and config.after is None:
                 _built(config, around, trace, {"track"})
                 continue
-            step = _built(config, around, trace, {s.kind for s in after}, kept.get(config.label))
+            before = {s.kind for s in after} if config.enabled else {"track"}
+            step = _built(config, around, trace, before, kept.get(config.label))
             if step.name in names:
                 raise UsageError(f"two stages are called `{step.name}`", hint="give each a name of its own")
             names.add(step.name)
-            if not isinstance(step, Gate):
+            if not config.enabled:
+                idle.append(step)
+            elif not isinstance(step, Gate):
                 after.append(step)
             elif gate is not None:
                 raise UsageError("a pipeline has one motion gate, found two", hint="give it all `regions`")
             else:
                 gate = step
         pace = Pace(around.stage, around.every, gate, trace) if gate is not None or around.every > 1 else None
-        steps = Steps(pace, tuple(after), trace, tuple(o for s in after if isinstance(s, RuleStep) for o in s.overlays))
+        overlays = tuple(o for s in after if isinstance(s, RuleStep) for o in s.overlays)
+        steps = Steps(pace, tuple(after), trace, overlays, tuple(idle))
         steps.check(around.labels)
     except BaseException:
-        for made in after:
+        for made in (*after, *idle):
             if isinstance(made, Cascade) and made.name not in kept:
                 made.close()
         raise

@@ -175,19 +175,19 @@ def test_every_wrong_word_of_overrides_is_listed_with_its_place() -> None:
         PipelineConfig.from_mapping(data)
     for line in (
         "override[0].stage: the pipeline has no stage `dor`, did you mean `door`",
-        "override[0].off: the pipeline has no stage without a model `detect`, it has door",
+        "override[0].off: the pipeline has no switchable stage `detect`, it has door",
         "override[1].name: two overrides are called `a`",
-        "override[1].on: the pipeline has no stage without a model `gate`",
+        "override[1].on: the pipeline has no switchable stage `gate`",
         "override[1].stage.door.min_frames: expected an integer",
         "time_zone: no time zone `Europe/Wien` on this machine",
     ):
         assert line in caught.value.message
 
 
-def test_a_model_cannot_be_switched_off() -> None:
+def test_the_model_that_sees_the_frames_cannot_be_switched_off() -> None:
     data = pipeline()
     data["stage"][0]["enabled"] = False
-    with pytest.raises(ConfigError, match=r"stage\[0\].enabled: a stage with a model cannot be switched off"):
+    with pytest.raises(ConfigError, match=r"stage\[0\].enabled: the model that sees the frames cannot be switched off"):
         PipelineConfig.from_mapping(data)
 
 
