@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cloud_sync.drift_service import Drift
-from cloud_sync.retrain_service import Retrain
-from cloud_sync.rollout_control import Order, RolloutController
-from cloud_sync.rollout_service import Rollouts
+from cloud_sync.drift.service import Drift
+from cloud_sync.retrain.service import Retrain
+from cloud_sync.rollout.controller import Order, RolloutController
+from cloud_sync.rollout.service import Rollouts
 from cloud_sync.services import Services
 
 logger = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ def router(services: Services) -> APIRouter:
         """A self-contained HTML report with plots."""
         import time
 
-        from cloud_sync.drift_report import render
+        from cloud_sync.drift.report import render
 
         page = render(services.drift, device=device, now=time.time())
         return HTMLResponse(page, headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"})

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_sync.drift_stats import BINS, Baseline, Moments, fit_baseline, hotelling
+from cloud_sync.drift.stats import BINS, Baseline, Moments, fit_baseline, hotelling
 from edge_sdk.telemetry.features import IMAGE_NAMES, image_features
 
 Image = NDArray[np.uint8]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud_sync.drift_report import render
-from cloud_sync.drift_service import Drift
+from cloud_sync.drift.report import render
+from cloud_sync.drift.service import Drift
 from cloud_sync.policies import DriftPolicy
 from edge_sdk.errors import ConfigError
 from edge_sdk.schemas.telemetry import FeatureGroup

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_sync.drift_stats import (
+from cloud_sync.drift.stats import (
     BINS,
     Comparison,
     Moments,

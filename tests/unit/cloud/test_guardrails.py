@@ -8,7 +8,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from cloud_sync.guardrails import (
+from cloud_sync.policies import RolloutPolicy
+from cloud_sync.rollout.guardrails import (
     Bin,
     History,
     Observation,
@@ -20,7 +21,6 @@ from cloud_sync.guardrails import (
     expected_errors,
     share_evidence,
 )
-from cloud_sync.policies import RolloutPolicy
 
 POLICY = RolloutPolicy()
 

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud_sync import retrain
-from cloud_sync.drift_service import Drift
+from cloud_sync.drift.service import Drift
 from cloud_sync.errors import ConflictError, NotFoundError
 from cloud_sync.policies import DriftPolicy, RetrainPolicy
-from cloud_sync.retrain import Metrics, Score, gate, trigger
-from cloud_sync.retrain_service import Retrain
+from cloud_sync.retrain import rules
+from cloud_sync.retrain.rules import Metrics, Score, gate, trigger
+from cloud_sync.retrain.service import Retrain
 from edge_sdk.errors import SchemaError, UsageError
 
 POLICY = RetrainPolicy(command=("train",), cooldown_s=1000)
@@ -280,4 +280,4 @@ def alive(pid: int) -> bool:
 
 
 def test_the_backoff_doubles_up_to_the_cool_down() -> None:
-    assert [retrain.retry_after(n, 2000.0) for n in (1, 2, 3, 40)] == [600.0, 1200.0, 2000.0, 2000.0]
+    assert [rules.retry_after(n, 2000.0) for n in (1, 2, 3, 40)] == [600.0, 1200.0, 2000.0, 2000.0]

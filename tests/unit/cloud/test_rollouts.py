@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cloud_sync.cohorts import assign, bucket
 from cloud_sync.errors import ConflictError, NotFoundError
+from cloud_sync.rollout.cohorts import assign, bucket
 from edge_sdk.errors import ConfigError, UsageError
 
 FIVE = [f"cam-{i}" for i in range(5)]
@@ -192,7 +192,7 @@ def test_a_service_that_is_killed_at_any_step_ends_with_the_same_fleet(world: An
         for row in world.db.query("SELECT id, desired_json, rev, desired_rev FROM devices"):  # as a broker's retained
             desired = world.desired(row["id"])
             if desired is not None and row["rev"] != row["desired_rev"]:
-                from cloud_sync.rollout_control import Order
+                from cloud_sync.rollout.controller import Order
 
                 world.obey(Order(tenant="default", device=row["id"], desired=desired))
         del lost

@@ -10,8 +10,8 @@ from typing import Any
 from cloud_sync.policies import RolloutPolicy
 from cloud_sync.releases.catalog import Catalog
 from cloud_sync.releases.repository import TrustRepository
-from cloud_sync.rollout_control import Order, RolloutController
-from cloud_sync.rollout_service import Rollouts
+from cloud_sync.rollout.controller import Order, RolloutController
+from cloud_sync.rollout.service import Rollouts
 from cloud_sync.store.sqlite import SqliteDatabase
 from edge_sdk.schemas.state import Desired
 from edge_sdk.schemas.telemetry import Counters, FeatureGroup, Window

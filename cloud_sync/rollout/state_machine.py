@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cloud_sync.guardrails import GuardResult
 from cloud_sync.policies import RolloutPolicy
+from cloud_sync.rollout.guardrails import GuardResult
 from edge_sdk.schemas.state import Phase
 
 ALIVE_TIMES = 10

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cloud_sync.drift import DRIFTED, LIKELY_HARM
+from cloud_sync.drift.detect import DRIFTED, LIKELY_HARM
 from cloud_sync.policies import RetrainPolicy
 from edge_sdk.errors import SchemaError
 from edge_sdk.schemas import document

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cloud_sync.guardrails import GuardResult, History, Observation
-from cloud_sync.rollout import FINAL, Record, Seen
+from cloud_sync.rollout.guardrails import GuardResult, History, Observation
+from cloud_sync.rollout.state_machine import FINAL, Record, Seen
 from cloud_sync.store.base import Database, Transaction
 
 Row = dict[str, Any]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cloud_sync.drift_service import FLEET, Drift
+from cloud_sync.drift.service import FLEET, Drift
 
 Row = Mapping[str, Any]
 _MEANING = {

@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cloud_sync import drift
-from cloud_sync.drift import Finding
-from cloud_sync.drift_stats import benjamini_hochberg, pooled
-from cloud_sync.evidence import read_window
+from cloud_sync.drift import detect, store
+from cloud_sync.drift.detect import Finding
+from cloud_sync.drift.stats import benjamini_hochberg, pooled
+from cloud_sync.drift.store import Standing
+from cloud_sync.ingest.windows import read_window
 from cloud_sync.policies import DriftPolicy
-from cloud_sync.store import drift as store
 from cloud_sync.store.base import Database
-from cloud_sync.store.drift import Standing
 from edge_sdk.schemas.telemetry import Window
 
 logger = logging.getLogger(__name__)
@@ -130,18 +129,20 @@ class Drift:
         )
         policy = self._policy
         if standing.baseline is None:
-            learned = _changed(standing, drift.LEARNING, now)
+            learned = _changed(standing, detect.LEARNING, now)
             if len(standing.windows) < policy.baseline_windows or standing.samples < policy.baseline_samples:
                 return learned, None
             seed = zlib.crc32(f"{standing.device}|{standing.pipeline}|{standing.model}".encode())
-            reference = drift.learn(self._windows(standing.windows, cache), policy, seed=seed)
+            reference = detect.learn(self._windows(standing.windows, cache), policy, seed=seed)
             if reference is None:
                 return learned, None
-            done = _changed(learned, drift.STABLE, now)
-            return replace(done, baseline=drift.write_reference(reference), windows=(), samples=0), None
+            done = _changed(learned, detect.STABLE, now)
+            return replace(done, baseline=detect.write_reference(reference), windows=(), samples=0), None
         if standing.samples < policy.enough_n:
             return standing, None
-        findings = drift.judge(drift.read_reference(standing.baseline), self._windows(standing.windows, cache), policy)
+        findings = detect.judge(
+            detect.read_reference(standing.baseline), self._windows(standing.windows, cache), policy
+        )
         unit = _Unit(standing=standing, window=row["id"], t=row["t1"], findings=findings)
         return replace(standing, windows=(), samples=0), unit
 
@@ -160,7 +161,7 @@ class Drift:
         latest = self._latest_p()
         for unit in units:
             key = (unit.standing.device, unit.standing.pipeline)
-            own = drift.device_p(unit.findings)
+            own = detect.device_p(unit.findings)
             others = [p for k, p in latest.items() if k != key]
             selected = own is not None and benjamini_hochberg([*others, own], self._policy.fdr)[-1]
             if own is not None:
@@ -168,8 +169,8 @@ class Drift:
             now_standing = standings[key]
             if now_standing.model != unit.standing.model:
                 continue
-            verdicts, votes = drift.vote(unit.findings, selected, now_standing.votes, self._policy)
-            state = drift.device_state(verdicts)
+            verdicts, votes = detect.vote(unit.findings, selected, now_standing.votes, self._policy)
+            state = detect.device_state(verdicts)
             standings[key] = replace(_changed(now_standing, state, now), votes=votes)
             rows += [_row(self._tenant, unit, v) for v in verdicts]
         with self._db.transaction() as tx:
@@ -217,11 +218,11 @@ class Drift:
         news = [m for m in members if m["window_id"] > last]
         if len(members) < _POOL_LEAST or len(news) < 0.8 * len(members):
             return None
-        tests = [t for m in members if (t := drift.stored_test(m, m["evidence"])) is not None]
+        tests = [t for m in members if (t := detect.stored_test(m, m["evidence"])) is not None]
         statistic, p = pooled(tests)
         flagged = p <= self._policy.fleet_alpha
         votes = [*(past["evidence"].get("votes", []) if past else []), int(flagged)][-self._policy.of :]
-        state = drift.DRIFTED if sum(votes) >= self._policy.votes else drift.SUSPECTED if flagged else drift.STABLE
+        state = detect.DRIFTED if sum(votes) >= self._policy.votes else detect.SUSPECTED if flagged else detect.STABLE
         evidence = {"votes": votes, "devices": len(members), "z": [0.0]}
         return {
             "tenant": self._tenant,
@@ -246,7 +247,7 @@ def _fresh(row: Row, now: float) -> Standing:
         pipeline=row["pipeline"],
         profile=row["profile"],
         model=row["model"],
-        state=drift.INSUFFICIENT,
+        state=detect.INSUFFICIENT,
         since=now,
         updated_at=now,
         votes={},
@@ -257,7 +258,7 @@ def _changed(standing: Standing, state: str, now: float) -> Standing:
     return standing if standing.state == state else replace(standing, state=state, since=now)
 
 
-def _row(tenant: str, unit: _Unit, verdict: drift.Verdict) -> Row:
+def _row(tenant: str, unit: _Unit, verdict: detect.Verdict) -> Row:
     finding = verdict.finding
     return {
         "tenant": tenant,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from cloud_sync.drift_stats import Baseline, Comparison, Moments, Null, feature_evidence, fit_baseline, hotelling, merge
+from cloud_sync.drift.stats import Baseline, Comparison, Moments, Null, feature_evidence, fit_baseline, hotelling, merge
 from cloud_sync.policies import DriftPolicy
 from edge_sdk.schemas.telemetry import Window
 

@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cloud_sync import guardrails, rollout
-from cloud_sync.evidence import observation, summarise
 from cloud_sync.policies import RolloutPolicy
 from cloud_sync.releases import store as release_store
 from cloud_sync.releases.catalog import Catalog
-from cloud_sync.rollout import Decision, Progress, Record, State
+from cloud_sync.rollout import guardrails, state_machine, store
+from cloud_sync.rollout.evidence import observation, summarise
+from cloud_sync.rollout.state_machine import Decision, Progress, Record, State
 from cloud_sync.services import audit
-from cloud_sync.store import rollouts as store
 from cloud_sync.store.base import Database, Transaction
 from edge_sdk.config import parse
 from edge_sdk.errors import EdgeError
@@ -69,7 +68,9 @@ class RolloutController:
         seen = store.seen(self._db, row["id"])
         before = [r for r in store.records(self._db, row["id"]) if r.device in seen]
         since = self._listening_since
-        records = [rollout.mirror(r, seen[r.device], now=now, policy=policy, listening_since=since) for r in before]
+        records = [
+            state_machine.mirror(r, seen[r.device], now=now, policy=policy, listening_since=since) for r in before
+        ]
         progress = read_progress(row, policy)
         decision, guards = self._judge(row, progress, records, policy, now=now)
         undo = self._undo_targets(row, records, now) if decision.state is State.ROLLING_BACK else None
@@ -87,7 +88,7 @@ class RolloutController:
                 same = decision.stage == progress.stage
                 moved = replace(progress, state=decision.state, stage=decision.stage)
                 moved = moved if same else replace(moved, stage_at=now)
-                turn = rollout.to_notify(moved, records, now=now, policy=policy)
+                turn = state_machine.to_notify(moved, records, now=now, policy=policy)
                 told, orders = self._tell(tx, row, turn, policy, now=now)
             store.save_records(tx, row["id"], {**changed, **{r.device: r for r in told}}.values())
             if row["whole_fleet"]:
@@ -100,11 +101,11 @@ class RolloutController:
         guards: list[guardrails.GuardResult] = []
         windows: dict[str, int] = {}
         expected = 0.0
-        if progress.state in rollout.WATCHED:
+        if progress.state in state_machine.WATCHED:
             self._read_windows(row, records)
             canary, rest = store.observations(self._db, row["id"])
             history = store.history(self._db, row["id"])
-            members = rollout.told(records)
+            members = state_machine.told(records)
             windows, expected = count_windows(canary), guardrails.expected_errors(len(canary), history)
             guards = guardrails.evaluate(
                 policy,
@@ -112,10 +113,10 @@ class RolloutController:
                 rest=rest,
                 history=history,
                 devices=len(members),
-                failed=rollout.count_failed(members, now=now, policy=policy),
-                silent=rollout.count_silent(members),
+                failed=state_machine.count_failed(members, now=now, policy=policy),
+                silent=state_machine.count_silent(members),
             )
-        decision = rollout.decide(
+        decision = state_machine.decide(
             progress, records, guards, windows=windows, expected_errors=expected, now=now, policy=policy
         )
         return decision, guards
@@ -174,7 +175,7 @@ class RolloutController:
             told.append(
                 replace(
                     record,
-                    state=rollout.NOTIFIED,
+                    state=state_machine.NOTIFIED,
                     rev=order.desired.rev,
                     previous_sha256=self._previous(record, current),
                     changed_at=now,
@@ -189,7 +190,7 @@ class RolloutController:
         """Give every device that was told the artifact that it had before; one that had none gets nothing to run."""
         told, orders = [], []
         targets = {(t["profile"], t["sha256"]): t for t in undo["targets"]}
-        for record in rollout.told(records):
+        for record in state_machine.told(records):
             if record.undo_rev is not None or record.rev is None:
                 continue
             target = targets.get((record.profile, record.previous_sha256 or ""))

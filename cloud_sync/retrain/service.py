@@ -17,16 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cloud_sync import retrain
-from cloud_sync.drift_service import Drift
+from cloud_sync.drift.service import Drift
 from cloud_sync.errors import ConflictError, NotFoundError
 from cloud_sync.files import atomic_write
 from cloud_sync.policies import RetrainPolicy
 from cloud_sync.releases.catalog import Catalog
-from cloud_sync.rollout import FINAL
-from cloud_sync.rollout_service import Rollouts
+from cloud_sync.retrain import rules, store
+from cloud_sync.rollout.service import Rollouts
+from cloud_sync.rollout.state_machine import FINAL
 from cloud_sync.services import audit
-from cloud_sync.store import retrain as store
 from cloud_sync.store.base import Database
 from edge_sdk.errors import ConversionError, EdgeError, GuardrailError, UsageError
 
@@ -92,7 +91,7 @@ class Retrain:
                 hint=f"--model {' | '.join(known)}" if known else "`edge publish` a first release",
             )
         for row in store.runs(self._db, self._tenant, model):
-            if row["state"] in retrain.UNFINISHED:
+            if row["state"] in rules.UNFINISHED:
                 raise ConflictError(f"run `{row['run']}` of `{model}` is {row['state']}", hint="wait until it ends")
         return self._queue(model, reason, [], actor, time.time() if now is None else now)
 
@@ -110,28 +109,28 @@ class Retrain:
         busy = {r["model"] for r in self._rollouts.list() if r["state"] not in final}
         for model, found in states.items():
             runs = store.runs(self._db, self._tenant, model)
-            asked = None if model in busy else retrain.trigger(self._policy, found, runs, now=now)
+            asked = None if model in busy else rules.trigger(self._policy, found, runs, now=now)
             if asked:
                 self._queue(model, asked[0], asked[1], "service", now)
         for row in store.runs(self._db, self._tenant):
-            if row["state"] == retrain.RELEASED and row["rollout"] is None and row["error"]:
+            if row["state"] == rules.RELEASED and row["rollout"] is None and row["error"]:
                 self._roll_out(row["run"], row["release"], now)
 
     def recover(self, now: float) -> None:
         """Take up runs that a stopped service left: a trainer that still lives is ended, and they start again."""
         for row in store.runs(self._db, self._tenant):
-            if row["state"] not in (retrain.TRAINING, retrain.GATING):
+            if row["state"] not in (rules.TRAINING, rules.GATING):
                 continue
             _end_leftover(self._dir(row["run"]) / "process.json")
             if row["attempts"] >= MAX_ATTEMPTS:
-                self._end(row["run"], retrain.FAILED, f"the service stopped {MAX_ATTEMPTS} times during the run", now)
+                self._end(row["run"], rules.FAILED, f"the service stopped {MAX_ATTEMPTS} times during the run", now)
             else:
-                store.update(self._db, row["run"], state=retrain.QUEUED)
+                store.update(self._db, row["run"], state=rules.QUEUED)
 
     async def work(self) -> bool:
         """Run the oldest queued run to its end; False when there is none."""
         rows = await asyncio.to_thread(store.runs, self._db, self._tenant)
-        queued = [r for r in rows if r["state"] == retrain.QUEUED]
+        queued = [r for r in rows if r["state"] == rules.QUEUED]
         if not queued:
             return False
         await self._run(queued[-1])
@@ -144,14 +143,14 @@ class Retrain:
             await self._train(run, request)
             await asyncio.to_thread(self._judge, run, row["model"])
         except _Timeout as error:
-            self._end(run, retrain.TIMED_OUT, str(error), time.time())
+            self._end(run, rules.TIMED_OUT, str(error), time.time())
         except GuardrailError as error:
-            self._end(run, retrain.REFUSED, error.message, time.time())
+            self._end(run, rules.REFUSED, error.message, time.time())
         except EdgeError as error:
-            self._end(run, retrain.FAILED, error.message, time.time())
+            self._end(run, rules.FAILED, error.message, time.time())
         except Exception as error:
             logger.exception("retraining run %s failed", run)
-            self._end(run, retrain.FAILED, f"internal error: {error!r}", time.time())
+            self._end(run, rules.FAILED, f"internal error: {error!r}", time.time())
 
     def _prepare(self, row: Row) -> Row:
         folder = self._dir(row["run"])
@@ -161,7 +160,7 @@ class Retrain:
         store.update(
             self._db,
             row["run"],
-            state=retrain.TRAINING,
+            state=rules.TRAINING,
             started_at=now,
             attempts=row["attempts"] + 1,
             dir=str(folder),
@@ -218,19 +217,19 @@ class Retrain:
     def _judge(self, run: str, model: str) -> None:
         folder = self._dir(run)
         now = time.time()
-        store.update(self._db, run, state=retrain.GATING)
+        store.update(self._db, run, state=rules.GATING)
         try:
-            metrics = retrain.Metrics.from_json((folder / "metrics.json").read_bytes())
+            metrics = rules.Metrics.from_json((folder / "metrics.json").read_bytes())
         except OSError:
             raise ConversionError("the trainer left no metrics.json", hint="see trainer.log") from None
         files = sorted(folder.glob("*.edge"))
         if not files:
             raise ConversionError("the trainer left no artifact (*.edge)", hint="see trainer.log")
-        rows = retrain.gate(
+        rows = rules.gate(
             metrics, self._policy, golden_before=self._golden_before(model), seed=zlib.crc32(run.encode())
         )
         store.update(self._db, run, gate_json=json.dumps([dataclasses.asdict(r) for r in rows]))
-        refused = [r for r in rows if r.decision == retrain.REFUSE]
+        refused = [r for r in rows if r.decision == rules.REFUSE]
         if refused:
             raise GuardrailError(f"the gate refused {refused[0].metric}: {refused[0].detail}")
         added = [self._catalog.add_file(f, actor="retrain") for f in files]
@@ -244,7 +243,7 @@ class Retrain:
         )
         store.update(self._db, run, release=release["release"])
         atomic_write(folder / "gate.json", json.dumps({"golden": metrics.golden}).encode())
-        self._end(run, retrain.RELEASED, None, now)
+        self._end(run, rules.RELEASED, None, now)
         if self._policy.rollout != "none":
             self._roll_out(run, release["release"], now)
 
@@ -260,7 +259,7 @@ class Retrain:
 
     def _golden_before(self, model: str) -> str | None:
         for row in store.runs(self._db, self._tenant, model):
-            if row["state"] == retrain.RELEASED:
+            if row["state"] == rules.RELEASED:
                 with contextlib.suppress(OSError, ValueError):
                     golden = json.loads((self._dir(row["run"]) / "gate.json").read_text()).get("golden")
                     return str(golden) if golden else None
@@ -272,7 +271,7 @@ class Retrain:
             "id": run,
             "tenant": self._tenant,
             "model": model,
-            "state": retrain.QUEUED,
+            "state": rules.QUEUED,
             "reason": reason,
             "requested_by": actor,
             "devices_json": json.dumps([*devices]),

@@ -8,15 +8,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cloud_sync import guardrails, rollout
-from cloud_sync.cohorts import assign, bucket
 from cloud_sync.errors import ConflictError, NotFoundError
 from cloud_sync.policies import RolloutPolicy
 from cloud_sync.releases.catalog import Catalog
-from cloud_sync.rollout import Record, State
-from cloud_sync.rollout_control import count_windows, read_policy, read_progress
+from cloud_sync.rollout import guardrails, state_machine, store
+from cloud_sync.rollout.cohorts import assign, bucket
+from cloud_sync.rollout.controller import count_windows, read_policy, read_progress
+from cloud_sync.rollout.state_machine import Record, State
 from cloud_sync.services import audit
-from cloud_sync.store import rollouts as store
 from cloud_sync.store.base import Database
 from edge_sdk.config import parse
 from edge_sdk.errors import UsageError
@@ -92,7 +91,7 @@ class Rollouts:
                 profile=p,
                 stage=stages.get(d, 0),
                 sha256=sizes[p]["sha256"] if p in sizes else None,
-                state=rollout.QUEUED if p in sizes else rollout.INCOMPATIBLE,
+                state=state_machine.QUEUED if p in sizes else state_machine.INCOMPATIBLE,
                 changed_at=now,
                 error=None if p in sizes else f"the release has nothing for profile `{p}`",
             )
@@ -166,7 +165,7 @@ class Rollouts:
         """
         row = self._row(rollout_id)
         records = store.records(self._db, rollout_id)
-        was_told = any(r.rev is not None and r.state != rollout.SUPERSEDED for r in records)
+        was_told = any(r.rev is not None and r.state != state_machine.SUPERSEDED for r in records)
         target = State.ROLLING_BACK if undo and was_told else State.CANCELLED
         allowed = tuple(s for s in State if s not in (State.ROLLED_BACK, State.CANCELLED))
         if not undo:
@@ -192,12 +191,12 @@ class Rollouts:
         row = self._row(rollout_id)
         records = store.records(self._db, rollout_id)
         guards = store.guards(self._db, self._tenant).get(rollout_id, [])
-        shown = self._shown(row, rollout.states(records), guards)
+        shown = self._shown(row, state_machine.states(records), guards)
         canary, _ = store.observations(self._db, rollout_id)
         policy = read_policy(row)
         waits = None
         if row["state"] == State.RUNNING.value:
-            waits = rollout.waits_for(
+            waits = state_machine.waits_for(
                 read_progress(row, policy),
                 records,
                 count_windows(canary),

@@ -1,0 +1,1 @@
+"""Drift: each device's windows against its own baseline, the verdicts and the report."""
