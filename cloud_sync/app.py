@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import json
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -14,26 +11,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from cloud_sync.api import artifacts, devices, drift, enroll, health, releases, retrain, rollouts, tuf
+from cloud_sync.base import Services
+from cloud_sync.console import routes as console
 from cloud_sync.errors import NotFoundError, TooLargeError, http_status
-from cloud_sync.services import Services
 from cloud_sync.settings import LimitSettings
 from edge_sdk import __version__
 from edge_sdk.errors import EdgeError, UsageError
 
 logger = logging.getLogger(__name__)
 
-AREAS = (
-    "health",
-    "enroll",
-    "devices",
-    "tuf",
-    "artifacts",
-    "releases",
-    "rollouts",
-    "drift",
-    "retrain",
-    "console",
-)
+AREAS = (health, enroll, devices, tuf, artifacts, releases, rollouts, drift, retrain, console)
 _DRAIN_BYTES = 64 * 1024 * 1024
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -51,9 +39,7 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     for area in AREAS:
-        name = f"cloud_sync.routes.{area}"
-        if importlib.util.find_spec(name) is not None:
-            app.include_router(importlib.import_module(name).router(services))
+        app.include_router(area.router(services))
     _add_error_handlers(app)
     app.add_middleware(BodyLimit, limits=services.settings.limits)
     return app
@@ -152,8 +138,3 @@ async def _drain(receive: Receive) -> None:
 
 def _too_large(limit: int) -> TooLargeError:
     return TooLargeError(f"the request body is above {limit} bytes", hint="raise [limits] in serve.toml if it is right")
-
-
-def dumps(value: Any) -> str:
-    """Return compact JSON for storing in a text column."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

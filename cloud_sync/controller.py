@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from cloud_sync.base import Services
 from cloud_sync.drift.service import Drift
 from cloud_sync.retrain.service import Retrain
 from cloud_sync.rollout.controller import Order, RolloutController
 from cloud_sync.rollout.service import Rollouts
-from cloud_sync.services import Services
 
 logger = logging.getLogger(__name__)
 _AT_ONCE = 200

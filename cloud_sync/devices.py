@@ -13,7 +13,7 @@ import msgspec
 from cloud_sync.credentials import hash_claim, hash_credential, new_secret
 from cloud_sync.errors import AuthError, ConflictError, NotFoundError
 from cloud_sync.ingest.records import decompress
-from cloud_sync.services import audit
+from cloud_sync.store.audit import audit
 from cloud_sync.store.base import Database, Transaction
 from edge_sdk.schemas.ids import check_id
 

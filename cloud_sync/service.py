@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
-import importlib.util
 import logging
 import os
 import signal
@@ -16,15 +14,15 @@ from typing import Any
 
 import uvicorn
 
-from cloud_sync import devices
+from cloud_sync import controller, devices
 from cloud_sync.app import create_app
-from cloud_sync.auth import Keys
+from cloud_sync.base import Services
 from cloud_sync.broker.base import Broker
 from cloud_sync.broker.choose import make_broker
 from cloud_sync.broker.link import MqttLink
+from cloud_sync.credentials import Keys
 from cloud_sync.ingest.writer import AckKey, Ingest
 from cloud_sync.metrics import Metrics
-from cloud_sync.services import Services
 from cloud_sync.settings import Settings
 from cloud_sync.store import open_store
 from cloud_sync.store.lock import DataLock
@@ -96,9 +94,7 @@ class Service:
             self.ingest.start()
             await self.link.start()
             await self._start_http(self.services)
-            if importlib.util.find_spec("cloud_sync.controller") is not None:
-                controller = importlib.import_module("cloud_sync.controller")
-                self._tasks.append(asyncio.create_task(_for_ever(controller.run, self.services)))
+            self._tasks.append(asyncio.create_task(_for_ever(controller.run, self.services)))
         except BaseException:
             await self.stop()
             raise
@@ -200,7 +196,6 @@ async def serve(settings: Settings, on_ready: Callable[[Service], None]) -> int:
 
 def _assemble(services: Services) -> None:
     """Give the services what publishes and steers; each part reads its own files and tables."""
-    from cloud_sync.controller import attach
     from cloud_sync.releases.catalog import Catalog
     from cloud_sync.releases.repository import TrustRepository
 
@@ -208,7 +203,7 @@ def _assemble(services: Services) -> None:
     services.signer = TrustRepository(settings.data, settings.trust)
     services.signer.ensure(time.time())
     services.catalog = Catalog(settings.data, services.db, services.signer, settings.tenant)
-    attach(services)
+    controller.attach(services)
 
 
 async def _for_ever(run: Callable[[Services], Any], services: Services) -> None:

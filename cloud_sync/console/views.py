@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cloud_sync import devices
-from cloud_sync.services import Services
+from cloud_sync.base import Services
 
 Row = dict[str, Any]
 FEATURES = ("brightness", "contrast", "saturation", "entropy", "sharpness", "noise")

@@ -16,7 +16,7 @@ from typing import Any
 from cloud_sync.errors import ConflictError, NotFoundError
 from cloud_sync.releases import store
 from cloud_sync.releases.repository import Target, TrustRepository, target_path
-from cloud_sync.services import audit
+from cloud_sync.store.audit import audit
 from cloud_sync.store.base import Database
 from edge_sdk.errors import UsageError
 from edge_sdk.schemas.ids import SHA256

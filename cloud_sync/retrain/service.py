@@ -25,7 +25,7 @@ from cloud_sync.releases.catalog import Catalog
 from cloud_sync.retrain import rules, store
 from cloud_sync.rollout.service import Rollouts
 from cloud_sync.rollout.state_machine import FINAL
-from cloud_sync.services import audit
+from cloud_sync.store.audit import audit
 from cloud_sync.store.base import Database
 from edge_sdk.errors import ConversionError, EdgeError, GuardrailError, UsageError
 

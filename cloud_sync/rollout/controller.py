@@ -14,7 +14,7 @@ from cloud_sync.releases.catalog import Catalog
 from cloud_sync.rollout import guardrails, state_machine, store
 from cloud_sync.rollout.evidence import observation, summarise
 from cloud_sync.rollout.state_machine import Decision, Progress, Record, State
-from cloud_sync.services import audit
+from cloud_sync.store.audit import audit
 from cloud_sync.store.base import Database, Transaction
 from edge_sdk.config import parse
 from edge_sdk.errors import EdgeError

@@ -15,7 +15,7 @@ from cloud_sync.rollout import guardrails, state_machine, store
 from cloud_sync.rollout.cohorts import assign, bucket
 from cloud_sync.rollout.controller import count_windows, read_policy, read_progress
 from cloud_sync.rollout.state_machine import Record, State
-from cloud_sync.services import audit
+from cloud_sync.store.audit import audit
 from cloud_sync.store.base import Database
 from edge_sdk.config import parse
 from edge_sdk.errors import UsageError

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from cloud_sync.client import Client, add_server_arguments, from_args
+from cloud_sync.text import age
 from edge_sdk.output import Output, table
 
 
@@ -78,17 +79,6 @@ def _details(found: dict[str, Any], now: float) -> str:
     for alarm in found["alarms"][:10]:
         lines.append(f"  {age(alarm['t'], now):>8}  alarm {alarm['kind']}: {alarm['message'] or ''}")
     return "\n".join(lines)
-
-
-def age(t: float | None, now: float) -> str:
-    """Return how long ago a time was, for people."""
-    if t is None:
-        return "never"
-    seconds = max(0.0, now - t)
-    for limit, unit, size in ((90, "s", 1), (5400, "min", 60), (172800, "h", 3600)):
-        if seconds < limit:
-            return f"{seconds / size:.0f} {unit} ago"
-    return f"{seconds / 86400:.0f} d ago"
 
 
 def _quoted(name: str) -> str:

@@ -9,9 +9,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs edge-sdk[cloud]")
 
-from cloud_sync.auth import Keys
 from cloud_sync.broker.access import SERVICE_USER, AccessRules, covers, matches, render_acl, render_passwords
-from cloud_sync.credentials import check_credential, hash_credential
+from cloud_sync.credentials import Keys, check_credential, hash_credential
 from edge_sdk.errors import SyncError
 
 

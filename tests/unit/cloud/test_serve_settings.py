@@ -13,7 +13,7 @@ from cloud_sync.client import Client
 from cloud_sync.errors import AuthError, ConflictError, NotFoundError, StoreError, from_json, http_status
 from cloud_sync.settings import load_settings
 from cloud_sync.store.lock import DataLock
-from cloud_sync.verbs.device import age
+from cloud_sync.text import age
 from edge_sdk.errors import ConfigError, GuardrailError, SyncError, TrustError, UsageError
 
 

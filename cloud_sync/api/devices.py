@@ -10,8 +10,8 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
 from cloud_sync import devices
-from cloud_sync.auth import Identity, operator
-from cloud_sync.services import Services
+from cloud_sync.api.auth import Identity, operator
+from cloud_sync.base import Services
 
 Operator = Annotated[Identity, Depends(operator)]
 

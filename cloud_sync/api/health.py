@@ -9,8 +9,8 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from cloud_sync.base import Services
 from cloud_sync.devices import STATUSES, device_status
-from cloud_sync.services import Services
 from edge_sdk import __version__
 from edge_sdk.errors import EdgeError
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+from cloud_sync.credentials import Keys
+from cloud_sync.metrics import Metrics
 from cloud_sync.settings import Settings
 from cloud_sync.store.base import Database
 from edge_sdk.schemas.state import Desired
-
-if TYPE_CHECKING:
-    from cloud_sync.auth import Keys
-    from cloud_sync.metrics import Metrics
 
 
 class Link(Protocol):
@@ -72,12 +70,3 @@ class Services:
     rollouts: Any = None
     drift: Any = None
     retrain: Any = None
-    extra: dict[str, Any] = field(default_factory=dict)
-
-
-def audit(db: Any, *, now: float, actor: str, action: str, subject: str, detail: str = "") -> None:
-    """Write one line of the audit log; `db` is a Database or a Transaction."""
-    db.execute(
-        "INSERT INTO audit (t, actor, action, subject, detail) VALUES (?, ?, ?, ?, ?)",
-        (now, actor, action, subject, detail),
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -13,11 +12,12 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Redirect
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 
-from cloud_sync.auth import COOKIE, Identity, operator
+from cloud_sync.api.auth import COOKIE, Identity, operator
+from cloud_sync.base import Services
 from cloud_sync.console import views
 from cloud_sync.errors import AuthError, NotFoundError
-from cloud_sync.services import Services, audit
-from cloud_sync.verbs.device import age
+from cloud_sync.store.audit import audit
+from cloud_sync.text import age, clock, number, size, slug
 from edge_sdk import __version__
 from edge_sdk.errors import EdgeError
 
@@ -65,7 +65,7 @@ class Pages:
             lstrip_blocks=True,
         )  # fmt: skip
         self._templates.filters.update(
-            clock=_clock, short=lambda digest: (digest or "")[:12], size=_size, number=_number, slug=_slug
+            clock=clock, short=lambda digest: (digest or "")[:12], size=size, number=number, slug=slug
         )
 
     def render(self, request: Request, name: str, context: dict[str, Any], *, status: int = 200) -> HTMLResponse:
@@ -204,23 +204,3 @@ def _next(request: Request) -> str:
 
 def _peer(request: Request) -> str:
     return request.client.host if request.client else "unknown"
-
-
-def _clock(t: float | None) -> str:
-    return "" if t is None else datetime.fromtimestamp(t, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _size(n: int | None) -> str:
-    if n is None:
-        return ""
-    return f"{n / 1e6:.1f} MB" if n >= 1e6 else f"{n / 1e3:.0f} kB"
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3g}" if abs(value) < 1e5 else f"{value:.2e}"
-
-
-def _slug(text: Any) -> str:
-    return str(text).lower().replace(" ", "-").replace("_", "-")

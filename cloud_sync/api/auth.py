@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
-import hmac
-import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from fastapi import Request
 
-from cloud_sync.credentials import check_credential, new_secret
+from cloud_sync.credentials import Keys, check_credential
 from cloud_sync.errors import AuthError
-from edge_sdk.errors import SyncError
 
 COOKIE = "edge_session"
 _HINT = "set EDGE_TOKEN to what `operator.token` holds in the service's data directory"
@@ -29,59 +24,6 @@ class Identity:
     actor: str
     tenant: str
     device: str | None = None
-
-
-class Keys:
-    """The operator's token and the signature of console sessions."""
-
-    def __init__(self, token: str, path: Path | None = None) -> None:
-        self.token = token
-        self.path = path
-        self._session_key = hashlib.sha256(b"edge console session\0" + token.encode()).digest()
-
-    @classmethod
-    def open(cls, data: Path) -> Keys:
-        """Read DATA/operator.token, or make it (mode 0600).
-
-        Raises:
-            SyncError: the file cannot be read or written, or is empty.
-        """
-        path = data / "operator.token"
-        try:
-            try:
-                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            except FileExistsError:
-                path.chmod(0o600)
-                token = path.read_text().strip()
-            else:
-                token = new_secret()
-                with os.fdopen(fd, "w") as file:
-                    file.write(token + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-        except OSError as error:
-            raise SyncError(f"cannot use {path}: {error.strerror}", hint="check its owner and permissions") from None
-        if len(token) < 20:
-            raise SyncError(f"{path} holds no token", hint="delete the file: the next start makes a new one")
-        return cls(token, path)
-
-    def is_operator(self, token: str) -> bool:
-        """Compare in constant time."""
-        return hmac.compare_digest(token.encode(), self.token.encode())
-
-    def session(self, now: float, lifetime_s: float) -> str:
-        """Return the value of a console cookie that is valid for `lifetime_s`."""
-        expires = str(int(now + lifetime_s))
-        return f"{expires}.{self._sign(expires)}"
-
-    def is_session(self, cookie: str, now: float) -> bool:
-        expires, _, signature = cookie.partition(".")
-        if not expires.isdecimal() or not hmac.compare_digest(signature.encode(), self._sign(expires).encode()):
-            return False
-        return now < int(expires)
-
-    def _sign(self, text: str) -> str:
-        return hmac.new(self._session_key, text.encode(), hashlib.sha256).hexdigest()
 
 
 def operator(request: Request) -> Identity:

@@ -7,8 +7,8 @@ import re
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
+from cloud_sync.base import Services
 from cloud_sync.errors import NotFoundError
-from cloud_sync.services import Services
 
 _NAME = re.compile(r"(timestamp|[1-9][0-9]{0,9}\.[a-z0-9][a-z0-9_-]{0,62})\.json")
 

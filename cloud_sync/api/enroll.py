@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from cloud_sync import devices
-from cloud_sync.services import Services
+from cloud_sync.base import Services
 
 
 class EnrollRequest(BaseModel):

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
-from cloud_sync.auth import Identity, operator
-from cloud_sync.services import Services
+from cloud_sync.api.auth import Identity, operator
+from cloud_sync.base import Services
 
 Operator = Annotated[Identity, Depends(operator)]
 

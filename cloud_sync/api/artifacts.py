@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import FileResponse
 
-from cloud_sync.auth import Identity, operator, operator_or_device
-from cloud_sync.services import Services
+from cloud_sync.api.auth import Identity, operator, operator_or_device
+from cloud_sync.base import Services
 
 _BUFFER = 1024 * 1024
 

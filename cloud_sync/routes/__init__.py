@@ -1,1 +1,0 @@
-"""The HTTP routes, one module an area; each has `router(services) -> APIRouter`."""
