@@ -255,6 +255,8 @@ class PipelineConfig:
         serve = self.serve
         if serve is not None and serve.token_file is not None:
             serve = replace(serve, token_file=folder / serve.token_file)
+        if serve is not None and serve.batches.folder is not None:
+            serve = replace(serve, batches=replace(serve.batches, folder=folder / serve.batches.folder))
         return replace(self, source=self.source.relative_to(folder), stages=stages, sinks=sinks_, serve=serve)
 
     def with_model(self, artifact: str | Path) -> PipelineConfig:

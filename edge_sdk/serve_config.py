@@ -14,6 +14,7 @@ class BatchConfig:
     """`[serve.batches]`: the bounds of what is submitted now and fetched later.
 
     Args:
+        folder: where accepted batches are kept, to go on after a restart; none: in memory.
         queued: batches that wait or run at once; more are refused with 429.
         images: images of one batch; more are refused with 413.
         pending_mb: bytes of all images that wait; more are refused with 429.
@@ -25,6 +26,7 @@ class BatchConfig:
         webhook_attempts: how often a webhook is tried, with growing pauses.
     """
 
+    folder: Path | None = None
     queued: int = field(default=8, metadata={"min": 1, "max": 1000})
     images: int = field(default=1000, metadata={"min": 1, "max": 100_000})
     pending_mb: float = field(default=64.0, metadata={"min": 0.001, "max": 10_000})

@@ -1,7 +1,7 @@
 """Batches that are submitted now and fetched later: a bounded queue, one worker thread, results that expire.
 
 The pattern is that of RFC 9110, 202 Accepted: submit, get an address, ask there. Nothing depends on the connection that
-submitted.
+submitted. With a folder for them, nothing depends on the process either.
 """
 
 from __future__ import annotations
@@ -13,72 +13,36 @@ import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
+from edge_sdk.errors import SinkError
 from edge_sdk.serve_config import BatchConfig
+from edge_sdk.serving.batch import Batch, Status
+from edge_sdk.serving.batch_store import BatchStore
 from edge_sdk.serving.callback import Callbacks
 from edge_sdk.serving.exchange import HttpError
-from edge_sdk.sinks.post import Poster
 
 logger = logging.getLogger(__name__)
 _PAGE = 1000
 _GONE_KEPT = 1000
 _CALLBACK_BYTES = 1 << 20
 _GIVE_UP_S = 600.0
+_TRIES = 2
 _LATER = frozenset({"busy", "rate_limited", "circuit_open", "loading"})
-
-
-class Status(Enum):
-    """Where a batch is; the last four do not change any more."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    INTERRUPTED = "interrupted"
-
-    @property
-    def ended(self) -> bool:
-        return self not in (Status.QUEUED, Status.RUNNING)
-
-
-@dataclass(slots=True)
-class Batch:
-    """One batch; times are seconds since the epoch, `ended_s` monotonic; images go as they are answered."""
-
-    id: str
-    images: deque[bytes]
-    total: int
-    created: float
-    poster: Poster | None = None
-    status: Status = Status.QUEUED
-    results: list[bytes] = field(default_factory=list)
-    failed: int = 0
-    why: str | None = None
-    started: float | None = None
-    ended: float | None = None
-    ended_s: float = 0.0
-    webhook: dict[str, Any] | None = None
-
-    result_bytes: int = 0
-
-    @property
-    def pending_bytes(self) -> int:
-        return sum(map(len, self.images))
-
-    def is_running(self) -> bool:
-        return self.status is Status.RUNNING
 
 
 class Batches:
     """Answers the images of batches one after the other, beside the requests that wait for their answer.
 
+    With a `folder` in the configuration an accepted batch is on the disk before its id is given out. The next process
+    goes on with the first image that has no result; an image that two processes died of is answered with an error.
+
     Args:
         answer: returns the result of one image (JSON types); raises HttpError, of which those that say `busy`,
             `rate_limited`, `circuit_open` or `loading` are tried again and others are the image's result.
+
+    Raises:
+        SinkError: the folder cannot be used.
     """
 
     def __init__(
@@ -100,8 +64,15 @@ class Batches:
         self._stopping = threading.Event()
         self._deadline = float("inf")
         self.counts: Counter[str] = Counter()
+        self._store = BatchStore(config.folder) if config.folder is not None else None
+        if self._store is not None:
+            self._restore(self._store)
         self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
-        self._thread.start()
+
+    def start(self) -> None:
+        """Begin to answer; what is submitted before waits. Once is enough."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     # -- what clients ask ------------------------------------------------------------------------------------------
 
@@ -134,6 +105,11 @@ class Batches:
             batch = Batch(secrets.token_urlsafe(12), deque(images), len(images), self._clock(), poster)
             if poster is not None:
                 batch.webhook = {"host": poster.host, "delivered": None}
+            if self._store is not None:
+                try:
+                    self._store.add(batch, webhook)
+                except SinkError as error:
+                    raise HttpError(507, error.message, kind="storage", hint=error.hint) from None
             self._batches[batch.id] = batch
             self.counts["submitted"] += 1
             self._changed.notify_all()
@@ -172,15 +148,23 @@ class Batches:
             return self._describe(batch)
 
     def close(self, drain_s: float) -> None:
-        """Finish what is queued for at most `drain_s`; the rest is `interrupted`, and whoever asked is told."""
+        """Finish what is queued for at most `drain_s`.
+
+        What is kept on the disk goes on with the next process; without a folder the rest is `interrupted`, and whoever
+        asked is told.
+        """
         with self._changed:
             self._stopping.set()
             self._deadline = self._monotonic() + drain_s
             self._changed.notify_all()
-        self._thread.join(drain_s + 1.0)
+        if self._thread.ident is not None:
+            self._thread.join(drain_s + 1.0)
         with self._changed:
             for batch in list(self._batches.values()):
-                if not batch.status.ended:
+                if not batch.status.ended and self._store is not None:
+                    self._store.begin(batch, batch.tries)
+                    logger.warning("batch %s goes on when the service runs again", batch.id)
+                elif not batch.status.ended:
                     why = f"the service stopped after {len(batch.results)} of {batch.total} images"
                     logger.warning("batch %s: %s", batch.id, why)
                     self._end(batch, Status.INTERRUPTED, why)
@@ -195,7 +179,9 @@ class Batches:
         if name in self._gone:
             message = f"the results of batch `{name[:40]}` have expired"
             raise HttpError(410, message, kind="gone", hint="submit it again")
-        raise HttpError(404, f"no batch `{name[:40]}`", hint="batches end with the service that took them")
+        raise HttpError(
+            404, f"no batch `{name[:40]}`", hint=None if self._store else "batches end with the service that took them"
+        )
 
     def _describe(self, batch: Batch) -> dict[str, Any]:
         out: dict[str, Any] = {
@@ -249,7 +235,9 @@ class Batches:
                     self._end(batch, Status.DONE, None)
                     return
                 image, number = batch.images[0], len(batch.results)
-            row = self._one(batch, image, number)
+                if self._store is not None:
+                    self._store.begin(batch, batch.tries + 1)
+            row = self._one(batch, image, number) if batch.tries < _TRIES else _deadly()
             if row is None:
                 return
             text = json.dumps(row, separators=(",", ":"), allow_nan=False).encode()
@@ -257,7 +245,10 @@ class Batches:
                 if not batch.is_running():
                     return
                 batch.images.popleft()
+                batch.tries = 0
                 batch.failed += "error" in row
+                if self._store is not None:
+                    self._store.answered(batch, number, text, failed="error" in row)
                 batch.results.append(text)
                 batch.result_bytes += len(text)
                 if batch.result_bytes > self._config.results_mb * 1e6:
@@ -285,19 +276,53 @@ class Batches:
         batch.status, batch.why = status, why
         batch.ended, batch.ended_s = self._clock(), self._monotonic()
         batch.images.clear()
+        if self._store is not None:
+            self._store.ended(batch)
         self.counts[status.value] += 1
         self._changed.notify_all()
-        if batch.poster is not None and batch.webhook is not None:
-            document = {"event": "batch", **self._describe(batch)}
-            if batch.result_bytes <= _CALLBACK_BYTES:
-                document["results"] = [json.loads(row) for row in batch.results]
-            webhook = batch.webhook
-            self._callbacks.tell(
-                batch.poster,
-                document,
-                lambda why: webhook.update({"delivered": why is None} | ({"error": why} if why else {})),
-            )
+        self._tell(batch)
         self._expire()
+
+    def _tell(self, batch: Batch) -> None:
+        """Tell whoever asked that a batch has ended."""
+        poster, webhook = batch.poster, batch.webhook
+        if poster is None or webhook is None:
+            return
+        document = {"event": "batch", **self._describe(batch)}
+        if batch.result_bytes <= _CALLBACK_BYTES:
+            document["results"] = [json.loads(row) for row in batch.results]
+
+        def told(why: str | None) -> None:
+            webhook.update({"delivered": why is None} | ({"error": why} if why else {}))
+            # One that the end of the service cut short is told by the next.
+            with self._changed:
+                if self._store is not None and (why is None or not self._stopping.is_set()):
+                    self._store.told(batch)
+
+        self._callbacks.tell(poster, document, told)
+
+    def _restore(self, store: BatchStore) -> None:
+        """Go on with what an earlier process accepted, and tell of what it did not tell."""
+        for batch, address in store.load():
+            if address is not None and batch.webhook is not None and batch.webhook["delivered"] is None:
+                try:
+                    batch.poster = self._callbacks.poster(address)
+                except HttpError as error:
+                    batch.webhook |= {"delivered": False, "error": error.message}
+            self._batches[batch.id] = batch
+            if batch.status.ended:
+                batch.ended_s = self._monotonic() - max(0.0, self._clock() - (batch.ended or 0.0))
+                self._tell(batch)
+        waiting = [b for b in self._batches.values() if not b.status.ended]
+        if waiting:
+            logger.warning("%d batches of an earlier run go on", len(waiting))
+
+    def release(self) -> None:
+        """Let go of the folder, once nothing is told any more."""
+        with self._changed:
+            store, self._store = self._store, None
+            if store is not None:
+                store.close()
 
     def _expire(self) -> None:
         """Forget ended batches that are too old, and the oldest ones while they are too large."""
@@ -312,6 +337,15 @@ class Batches:
 
     def _forget(self, batch: Batch) -> None:
         self._batches.pop(batch.id, None)
+        if self._store is not None:
+            self._store.forget(batch.id)
         self._gone[batch.id] = None
         while len(self._gone) > _GONE_KEPT:
             self._gone.popitem(last=False)
+
+
+def _deadly() -> dict[str, Any]:
+    """Return the result of an image that no process lived to answer."""
+    message = f"the process ended {_TRIES} times while this image was answered"
+    error = HttpError(500, message, kind="worker", hint="the image makes native code crash, or the device lost power")
+    return {"error": error.to_json()}

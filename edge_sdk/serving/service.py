@@ -86,6 +86,7 @@ class Service:
         """Answer with `models`; the metrics of `pipeline` are those that `watch`, its observer, has seen."""
         self._pipeline, self._watch = pipeline, watch
         self._engine = Engine(models)
+        self._batches.start()
 
     def swap(self, models: ModelSet) -> None:
         """Answer the next request with `models`."""
@@ -99,6 +100,7 @@ class Service:
         # While batches are finished they can still be asked for.
         self._batches.close(self._config.drain_s)
         self._callbacks.close(max(2.0, deadline - time.monotonic()))
+        self._batches.release()
         self._server.close(max(0.1, deadline - time.monotonic()))
         if self._engine is not None:
             self._engine.close()

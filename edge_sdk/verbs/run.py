@@ -15,11 +15,10 @@ from edge_sdk.agent.process import Event, WorkerExit, error_from_json
 from edge_sdk.agent.supervisor import Supervisor
 from edge_sdk.errors import EXIT_INTERRUPTED, EXIT_OK, EdgeError, SourceError, UsageError, WorkerError
 from edge_sdk.output import Output, table
-from edge_sdk.parsing import write_dataclass
 from edge_sdk.pipeline_config import PipelineConfig, SinkConfig, SourceConfig, StageConfig
-from edge_sdk.serve_config import ServeConfig
 from edge_sdk.sources.uri import kind_of, redact
 from edge_sdk.verbs.run_reload import File, Reloader
+from edge_sdk.verbs.run_serve import add_serve, serve_of
 
 _STOP_S = 45.0
 
@@ -39,12 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save", type=Path, metavar="F.mp4", help="write the video with results drawn on it")
     parser.add_argument("--sink", action="append", default=[], metavar="URI", help="one more sink, may be repeated")
     parser.add_argument("--view", type=int, metavar="PORT", help="show frames with results in a browser (0: any port)")
-    parser.add_argument(
-        "--serve", type=int, metavar="PORT", help="answer inference over HTTP, with --source or without"
-    )
-    parser.add_argument("--host", help="where --view and --serve listen (default 127.0.0.1: this machine alone)")
-    parser.add_argument("--rate", type=float, metavar="N", help="with --serve: inferences a second to allow over HTTP")
-    parser.add_argument("--token-file", type=Path, metavar="F", help="with --serve: who may ask, one token a line")
+    add_serve(parser)
     parser.add_argument("--score", type=float, metavar="P", help="least score of a detection, 0 to 1")
     parser.add_argument("--workers", type=int, metavar="N", help="frame threads (default: one a core; live: one)")
     parser.add_argument("--explain", type=float, metavar="T", help="say why there was an event at T seconds, or none")
@@ -63,9 +57,9 @@ def run(args: argparse.Namespace, output: Output) -> int:
     if args.watch and args.pipeline is None:
         raise UsageError("--watch goes with a pipeline.toml")
     if args.serve is not None and args.pipeline is None and args.source is None:
-        return _serve_only(args, _serve_of(args), output)
+        return _serve_only(args, serve_of(args), output)
     config, inherit = with_stdin(pipeline_of(args))
-    serve = _serve_of(args, config.serve)
+    serve = serve_of(args, config.serve)
     spec: dict[str, Any] = {
         "mode": "check" if args.check else "run",
         "pipeline": config.to_json(),
@@ -140,34 +134,6 @@ def with_stdin(config: PipelineConfig) -> tuple[PipelineConfig, list[int]]:
     except OSError:
         raise SourceError("standard input is closed", hint="pipe frames into the command") from None
     return replace(config, source=replace(config.source, params={**config.source.params, "fd": fd})), [fd]
-
-
-def _serve_of(args: argparse.Namespace, own: ServeConfig | None = None) -> dict[str, Any] | None:
-    """Return where and how to serve: `[serve]` of the file with the flags over it; None without either.
-
-    Raises:
-        UsageError: a value is wrong, or goes with a flag that is not there.
-    """
-    for name in ("view", "serve"):
-        port = getattr(args, name)
-        if port is not None and not 0 <= port <= 65535:
-            raise UsageError(f"--{name} takes a port, 0 to 65535, found {port}")
-    if args.view is not None and args.view == args.serve and args.view:
-        raise UsageError(f"--view and --serve cannot share port {args.view}", hint="give each one of its own")
-    serves = args.serve is not None or own is not None
-    if args.host is not None and args.view is None and not serves:
-        raise UsageError("--host goes with --view or --serve")
-    for name in ("rate", "token_file"):
-        if getattr(args, name) is not None and not serves:
-            raise UsageError(f"--{name.replace('_', '-')} goes with --serve")
-    if not serves:
-        return None
-    if args.rate is not None and not 0 < args.rate < math.inf:
-        raise UsageError(f"--rate must be above 0, found {args.rate:g}")
-    flags = {"port": args.serve, "host": args.host, "rate": args.rate, "token_file": args.token_file}
-    found: dict[str, Any] = {} if own is None else write_dataclass(own)
-    found |= {key: str(v) if isinstance(v, Path) else v for key, v in flags.items() if v is not None}
-    return found
 
 
 def _serve_only(args: argparse.Namespace, serve: dict[str, Any] | None, output: Output) -> int:

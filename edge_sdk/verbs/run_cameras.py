@@ -18,7 +18,7 @@ from edge_sdk.verbs.run_reload import File, Reloader
 
 _ALONE = (
     *("model", "source", "policy", "out", "save", "view", "serve", "host", "rate", "token_file"),
-    *("score", "workers", "explain"),
+    *("batches", "score", "workers", "explain"),
 )
 
 
