@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converters.backends import onnx_fp16, onnx_int8, onnx_sensitivity
+from converters.backends import onnx_fp16, onnx_input, onnx_int8, onnx_sensitivity
 from converters.backends.base import BuildRequest, Built, LayerError, calibration_tensors
 from converters.backends.onnx_prepare import fold, optimise
 from edge_sdk.errors import BackendError
@@ -39,6 +39,11 @@ def build(request: BuildRequest) -> Built:
         return Built(files=(out,), input=spec, steps=(*steps, *said))
     optimise(model, out)
     steps.append("onnxruntime graph optimisation: basic")
+    if request.precision == "fp32":
+        plain, absorbed = onnx_input.absorb(onnx.load(str(out)))
+        if absorbed is not None:
+            onnx.save(plain, str(out))
+            steps.append(absorbed)
     if request.precision == "fp16":
         plain = onnx.load(str(out))
         names = {n.name for n in plain.graph.node}
