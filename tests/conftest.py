@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 import edge_sdk.runtimes.no_analytics  # noqa: F401  (before openvino and nncf, which tests import, too)
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))  # for what tests share: support, pipeline_parts, …
 
 
 @pytest.fixture(scope="session")
@@ -101,9 +102,9 @@ def tflite_python() -> Path:
 @pytest.fixture
 def free_port() -> int:
     """A TCP port on 127.0.0.1 that nothing listened on a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    from support import pick_port
+
+    return pick_port()
 
 
 class RtspCamera:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
+
+from support import until as eventually
 
 from edge_sdk.testing import color_frame
+
+__all__ = ["COLORS", "Watcher", "eventually", "frames"]
 
 COLORS = ("blue", "green", "red")
 
@@ -41,10 +44,3 @@ class Watcher:
 
     def close(self) -> None:
         self.closed = True
-
-
-def eventually(condition) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that within 10 s"
-        time.sleep(0.005)

@@ -8,12 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from support import children_of, lines, until, until_lines
 
 from edge_sdk.artifact import write_artifact
 from edge_sdk.testing import build_artifact, color_frame, tiny_classifier_onnx
@@ -63,22 +63,12 @@ def start(*words: object) -> subprocess.Popen[str]:
 
 def worker_of(process: subprocess.Popen[str], *, not_pid: int = 0) -> int:
     """Wait for the child of `edge run` and return its pid."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        children = Path(f"/proc/{process.pid}/task").glob("*/children")
-        pids = [int(p) for c in children for p in c.read_text().split() if int(p) != not_pid]
-        if pids:
-            return pids[0]
+
+    def found() -> list[int]:
         assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
-    raise AssertionError("no worker appeared")
+        return [pid for pid in children_of(process.pid) if pid != not_pid]
 
-
-def wait_for_lines(path: Path, n: int = 5) -> None:
-    deadline = time.monotonic() + 30
-    while not (path.exists() and path.read_bytes().count(b"\n") >= n):
-        assert time.monotonic() < deadline, f"{path} stays short"
-        time.sleep(0.02)
+    return until(found, "a worker")[0]
 
 
 def test_a_bottle_is_found_on_a_real_video(yolox, testdata, tmp_path):
@@ -171,9 +161,9 @@ def test_a_missing_source_is_one_json_object_with_its_exit_code(artifact, tmp_pa
 def test_a_worker_that_dies_on_a_file_is_exit_6_with_the_name_of_the_signal(artifact, tmp_path, number):
     process = start("run", "--model", artifact, "--source", LONG, "--json", "--out", tmp_path / "o.jsonl")
     pid = worker_of(process)
-    wait_for_lines(tmp_path / "o.jsonl")
+    until_lines(tmp_path / "o.jsonl")
     os.kill(pid, number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 6
     assert f"killed by {number.name}" in json.loads(out)["error"]["message"]
     assert "Traceback" not in err
@@ -183,13 +173,13 @@ def test_a_worker_that_dies_on_a_file_is_exit_6_with_the_name_of_the_signal(arti
 def test_a_worker_that_dies_on_a_live_source_is_started_again(artifact, tmp_path):
     process = start("run", "--model", artifact, "--source", LIVE, "--json", "--out", tmp_path / "o.jsonl")
     first = worker_of(process)
-    wait_for_lines(tmp_path / "o.jsonl")
+    until_lines(tmp_path / "o.jsonl")
     os.kill(first, signal.SIGKILL)
-    before = (tmp_path / "o.jsonl").read_bytes().count(b"\n")
+    before = lines(tmp_path / "o.jsonl")
     worker_of(process, not_pid=first)
-    wait_for_lines(tmp_path / "o.jsonl", before + 5)
+    until_lines(tmp_path / "o.jsonl", before + 5)
     process.terminate()
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert json.loads(out)["frames"]["processed"] > 0
     assert "killed by SIGKILL: starting it again" in err
@@ -199,9 +189,9 @@ def test_a_worker_that_dies_on_a_live_source_is_started_again(artifact, tmp_path
 def test_sigterm_ends_cleanly_with_readable_files_and_the_report(yolox, testdata, tmp_path):
     process = start("run", "--model", yolox, "--source", testdata / "videos" / "bottle-detection.mp4", "--json",
                     "--out", tmp_path / "o.jsonl", "--save", tmp_path / "o.mp4")  # fmt: skip
-    wait_for_lines(tmp_path / "o.jsonl", 20)
+    until_lines(tmp_path / "o.jsonl", 20)
     process.terminate()
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     processed = json.loads(out)["frames"]["processed"]
     lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
@@ -212,9 +202,9 @@ def test_sigterm_ends_cleanly_with_readable_files_and_the_report(yolox, testdata
 
 def test_control_c_is_exit_130_and_still_reports(artifact, tmp_path):
     process = start("run", "--model", artifact, "--source", LIVE, "--json", "--out", tmp_path / "o.jsonl")
-    wait_for_lines(tmp_path / "o.jsonl")
+    until_lines(tmp_path / "o.jsonl")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert json.loads(out)["frames"]["processed"] > 0
 
@@ -284,7 +274,8 @@ def test_bench_reports_engine_decode_and_pipeline(artifact):
     keys = {"engine_cpu_ms", "decode_cpu_ms", "pipeline_cpu_ms", "ratio", "latency_ms", "rss_mb"}
     assert keys <= set(report)
     expected = (report["engine_cpu_ms"] + report["decode_cpu_ms"]) / report["pipeline_cpu_ms"]
-    assert report["ratio"] == pytest.approx(expected, rel=0.02)
+    rounding = (0.001 + 0.0005 * expected) / report["pipeline_cpu_ms"] + 0.001  # figures have three decimals
+    assert report["ratio"] == pytest.approx(expected, abs=rounding)
 
 
 def test_bench_says_in_words_what_its_figures_are(artifact):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from support import until
 
 from edge_sdk.agent.process import Worker
 from edge_sdk.errors import ArtifactError, SourceError, UsageError
@@ -38,13 +38,6 @@ def worker(artifact):
 
 def stats(worker: Worker) -> dict:
     return worker.request("stats")["stats"]["cameras"]
-
-
-def until(true) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_command_changes_the_camera_that_it_names_and_no_other(worker, artifact, tmp_path):

@@ -18,6 +18,7 @@ pytest.importorskip("nncf")
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import convert_parts as parts
+from support import children_of, is_running
 
 from converters import search
 from converters.backends.base import BuildRequest
@@ -369,11 +370,11 @@ def test_ctrl_c_leaves_no_artifact_and_no_worker_behind(world, tmp_path):
         env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     assert any("source: top1" in line for line in process.stderr)
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
+    children = children_of(process.pid)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    assert children.split()
-    assert not any(Path(f"/proc/{pid}").exists() for pid in children.split())
+    assert children
+    assert not any(map(is_running, children))
     assert not list((tmp_path / "out").iterdir())
     assert not list(tmp_path.glob("edge-convert-*"))
     process.stdout.close()

@@ -8,7 +8,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ pytest.importorskip("nncf")
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import convert_parts as parts
+from support import children_of, is_running, until
 
 from edge_sdk import Artifact
 
@@ -67,28 +67,11 @@ def cut_short(world: Path, tmp_path: Path, number: int) -> tuple[int, list[int]]
     )
     assert process.stderr is not None
     assert any(MADE in line for line in process.stderr)
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
+    found = children_of(process.pid)
     process.send_signal(number)
     code = process.wait(60)
     process.stderr.close()
-    return code, [int(pid) for pid in found.split()]
-
-
-def ended(pids: list[int]) -> bool:
-    """Wait until the processes are gone."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        if not any(Path(f"/proc/{pid}/stat").exists() and " Z " not in stat_of(pid) for pid in pids):
-            return True
-        time.sleep(0.1)
-    return False
-
-
-def stat_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return " Z "
+    return code, found
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])
@@ -97,7 +80,7 @@ def test_a_conversion_that_is_ended_in_the_middle_goes_on_from_the_cache(world, 
 
     assert found == code
     assert children
-    assert ended(children)
+    until(lambda: not any(map(is_running, children)), "the end of the workers")
     assert not list((tmp_path / "out").iterdir())
     if number != signal.SIGKILL:
         assert not list((tmp_path / "tmp").glob("edge-convert-*"))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import queue
-import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import LIMIT_S, MOSQUITTO, until
 
 paho = pytest.importorskip("paho.mqtt.client", reason="needs edge-sdk[agent]")
 
@@ -23,17 +23,7 @@ from edge_sdk.schemas.state import LAST_WILL  # noqa: E402
 from edge_sdk.telemetry.batching import Frozen  # noqa: E402
 from edge_sdk.telemetry.outbox import Outbox  # noqa: E402
 
-MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 POLICY = LinkPolicy(reconnect_min_s=0.1, reconnect_max_s=0.3, keepalive_s=5)
-
-
-def wait_for(what: Callable[[], Any], why: str, timeout_s: float = 20.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if value := what():
-            return value
-        time.sleep(0.01)
-    return pytest.fail(f"waited in vain for {why}")
 
 
 class Broker:
@@ -92,7 +82,7 @@ def broker(tmp_path: Path, free_port: int) -> Iterator[Broker]:
 @pytest.fixture
 def cloud(broker: Broker) -> Iterator[Cloud]:
     cloud = Cloud(broker.port)
-    wait_for(lambda: cloud.subscribed, "the cloud's subscription")
+    until(lambda: cloud.subscribed, "the cloud's subscription")
     yield cloud
     cloud.close()
 
@@ -107,7 +97,7 @@ def link(broker: Broker) -> Iterator[Link]:
 
 def next_event(link: Link, name: str) -> Event:
     while True:
-        event = link.events.get(timeout=20)
+        event = link.events.get(timeout=LIMIT_S)
         if event.name == name:
             return event
 
@@ -115,8 +105,8 @@ def next_event(link: Link, name: str) -> Event:
 def test_what_the_device_says_arrives_and_what_the_cloud_says_becomes_an_event(link: Link, cloud: Cloud) -> None:
     next_event(link, "connected")
     info = link.publish("state", b'{"v":1}', retain=True)
-    wait_for(lambda: delivered(info), "the broker's acknowledgement")
-    wait_for(lambda: cloud.of("state") == [b'{"v":1}'], "the state")
+    until(lambda: delivered(info), "the broker's acknowledgement")
+    until(lambda: cloud.of("state") == [b'{"v":1}'], "the state")
     cloud.say("desired", b"wish", retain=True)
     assert next_event(link, "desired").payload == b"wish"
     cloud.say("cmd", b"{}")
@@ -138,11 +128,11 @@ def test_a_device_that_dies_is_reported_offline_and_one_that_stops_says_so_itsel
     link.start()
     next_event(link, "connected")
     link._client._sock.close()  # the process is gone, as the broker sees it
-    wait_for(lambda: LAST_WILL in cloud.of("state"), "the last will")
+    until(lambda: LAST_WILL in cloud.of("state"), "the last will")
     next_event(link, "connected")
     cloud.got.clear()
     link.stop(b'{"farewell":1}')
-    wait_for(lambda: cloud.of("state") == [b'{"farewell":1}'], "the farewell")
+    until(lambda: cloud.of("state") == [b'{"farewell":1}'], "the farewell")
 
 
 def test_the_link_comes_back_after_the_broker_was_killed(link: Link, broker: Broker) -> None:
@@ -162,8 +152,8 @@ def test_a_message_above_the_limit_is_never_given_to_the_client(link: Link, clou
     next_event(link, "connected")
     assert link.publish("t", bytes(codec.MAX_MESSAGE_BYTES + 1)) is None
     info = link.publish("t", bytes(codec.MAX_MESSAGE_BYTES))
-    wait_for(lambda: len(cloud.of("t")) == 1, "the largest message")
-    wait_for(lambda: delivered(info), "the word of the broker that it has it")
+    until(lambda: len(cloud.of("t")) == 1, "the largest message")
+    until(lambda: delivered(info), "the word of the broker that it has it")
 
 
 def test_an_error_in_a_callback_does_not_end_the_session(broker: Broker, cloud: Cloud) -> None:
@@ -189,7 +179,7 @@ def test_an_error_in_a_callback_does_not_end_the_session(broker: Broker, cloud: 
 def test_a_broker_that_is_not_there_leaves_a_word_and_stops_at_once(free_port: int) -> None:
     link = Link(f"mqtt://127.0.0.1:{free_port}", tenant="acme", device="cam-1", credential="x", policy=POLICY)
     link.start()
-    wait_for(lambda: "cannot be reached" in (link.trouble or ""), "the trouble")
+    until(lambda: "cannot be reached" in (link.trouble or ""), "the trouble")
     assert not link.connected
     link.stop()
 
@@ -299,8 +289,8 @@ def test_acknowledged_batches_leave_the_outbox_and_the_others_are_sent_again(
             return box.stats().rows == 0
 
         seen: list[bytes] = []
-        wait_for(lambda: link.connected, "the connection")
-        wait_for(turn, "an empty outbox")
+        until(lambda: link.connected, "the connection")
+        until(turn, "an empty outbox")
         assert sum(stored.values()) == 1000
         assert len(seen) > len(stored)
         assert len(set(seen)) == len(stored), "a batch is the same bytes at every sending"

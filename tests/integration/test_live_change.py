@@ -18,7 +18,7 @@ from edge_sdk.errors import ConfigError, UsageError
 from edge_sdk.pipeline import Pipeline
 from edge_sdk.testing import ListSource, build_artifact, color_frame
 
-WAIT_S = 30
+WAIT_S = 60
 RIGHT = [[40, 0], [64, 0], [64, 64], [40, 64]]
 LEFT = [[0, 0], [20, 0], [20, 64], [0, 64]]
 
@@ -255,7 +255,7 @@ def worker(detector: Path) -> Any:
     log.wait("ready")
     yield worker
     worker.kill("the test is over")
-    worker.wait(10)
+    worker.wait(WAIT_S)
 
 
 def test_a_worker_changes_a_stage_on_command(worker: Worker) -> None:

@@ -12,6 +12,7 @@ import urllib.request
 import cv2
 import numpy as np
 import pytest
+from support import until
 
 from edge_sdk.errors import SinkError, UsageError
 from edge_sdk.pipeline import Pipeline
@@ -22,7 +23,7 @@ from edge_sdk.sources.base import Frame
 from edge_sdk.tasks.base import Detections
 from edge_sdk.testing import ListSource, build_artifact, color_frame
 
-WAIT_S = 20
+WAIT_S = 60
 
 
 def item(index: int = 0, color: str = "red") -> FrameResult:
@@ -67,13 +68,6 @@ def feed_until(sink, done) -> int:
     return n
 
 
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def read_picture(stream) -> np.ndarray:
     size = None
     while (line := stream.readline().strip()) or size is None:
@@ -115,7 +109,7 @@ def test_a_snapshot_is_the_next_frame_with_its_results_drawn_on_it(view):
 def test_several_viewers_share_one_encoding(view):
     streams = [urllib.request.urlopen(url(view, "/stream.mjpg"), timeout=WAIT_S) for _ in range(3)]
     assert streams[0].headers["Content-Type"] == "multipart/x-mixed-replace; boundary=frame"
-    wait_for(lambda: json.loads(get(view, "/stats.json"))["viewers"] == 3)
+    until(lambda: json.loads(get(view, "/stats.json"))["viewers"] == 3)
     for i in range(5):
         view.write(item(i))
         for stream in streams:
@@ -135,7 +129,7 @@ def test_a_viewer_that_reads_nothing_does_not_hold_up_the_pipeline_or_the_others
     dead.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     dead.sendall(b"GET /stream.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
     good = urllib.request.urlopen(url(view, "/stream.mjpg"), timeout=WAIT_S)
-    wait_for(lambda: json.loads(get(view, "/stats.json"))["viewers"] == 2)
+    until(lambda: json.loads(get(view, "/stats.json"))["viewers"] == 2)
     noise = item()
     noise.frame.image[:] = np.random.default_rng(0).integers(0, 255, noise.frame.image.shape, np.uint8)
     for _ in range(100):

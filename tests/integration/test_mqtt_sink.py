@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from support import LIMIT_S, MOSQUITTO, listens, until
 
 from edge_sdk.errors import SyncError
 from edge_sdk.pipeline import Pipeline
@@ -17,7 +16,6 @@ from edge_sdk.sinks import create
 from edge_sdk.testing import ListSource, build_artifact, color_frame
 
 paho = pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
-MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 
 
 @pytest.fixture
@@ -36,24 +34,11 @@ def broker(tmp_path, free_port):
         "user root\nmax_queued_messages 100000\n"
     )
     process = subprocess.Popen([MOSQUITTO, "-c", str(tmp_path / "mosquitto.conf")], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 10
-    while not listens(free_port):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.02)
+    until(lambda: process.poll() is not None or listens(free_port), "mosquitto")
+    assert process.poll() is None
     yield process, free_port
     process.kill()
     process.wait()
-
-
-def listens(port: int) -> bool:
-    import socket
-
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=0.2).close()
-    except OSError:
-        return False
-    return True
 
 
 class Listener:
@@ -67,7 +52,7 @@ class Listener:
         self.client.on_message = lambda _c, _d, m: self.messages.append(json.loads(m.payload))
         self.client.connect("127.0.0.1", port)
         self.client.loop_start()
-        assert self.subscribed.wait(10)
+        assert self.subscribed.wait(LIMIT_S)
 
 
 def test_every_result_of_a_file_job_reaches_the_broker_in_order(broker, tmp_path):
@@ -77,9 +62,7 @@ def test_every_result_of_a_file_job_reaches_the_broker_in_order(broker, tmp_path
     images = [color_frame(("blue", "green", "red")[i % 3]) for i in range(300)]
     uri = f"mqtt://cam:s3cret@127.0.0.1:{port}/cameras/door"
     report = Pipeline(ListSource(images)).classify(artifact).sink(uri).run()
-    deadline = time.monotonic() + 10
-    while len(listener.messages) < 300 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: len(listener.messages) >= 300, lambda: f"300 messages, {len(listener.messages)} came")
     listener.client.loop_stop()
     assert [m["frame"] for m in listener.messages] == list(range(300))
     assert report.sinks[0]["uri"] == f"mqtt://***@127.0.0.1:{port}/cameras/door"

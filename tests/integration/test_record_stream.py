@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import cv2
 import pytest
+from support import until
 
 from edge_sdk.pipeline import Pipeline
 from edge_sdk.sources.record import Recorder
@@ -16,13 +16,6 @@ from edge_sdk.sources.recording import RecordingConfig, segments
 from edge_sdk.testing import build_artifact
 
 pytestmark = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the ffmpeg command")
-
-
-def until(true, what: str, limit_s: float = 40.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not true():
-        assert time.monotonic() < deadline, f"{what} did not happen"
-        time.sleep(0.05)
 
 
 def pictures(path: Path) -> list[tuple[int, ...]]:
@@ -103,8 +96,8 @@ def test_a_disk_that_fills_costs_the_oldest_segments_and_stops_nothing(rtsp, tmp
         (disk / "other").write_bytes(bytes(120 * 1024))
         recorder.start()
         until(lambda: recorder.describe()["deleted"] >= 2, "deletion")
-        newest = segments(disk / "rec")[-1]
-        until(lambda: segments(disk / "rec")[-1] > newest, "a newer segment")
+        newest = until(lambda: segments(disk / "rec"), "a segment")[-1]
+        until(lambda: segments(disk / "rec")[-1:] > [newest], "a newer segment")
     finally:
         recorder.close()
         subprocess.run(["umount", str(disk)], check=False)

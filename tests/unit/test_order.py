@@ -31,13 +31,13 @@ def test_who_brings_an_item_while_another_is_handed_on_does_not_wait():
     def slow(item: int) -> None:
         if item == 0:
             inside.set()
-            assert go.wait(10)
+            assert go.wait(60)
         out.append(item)
 
     order = InOrder(slow)
     first = threading.Thread(target=order.put, args=(0, 0))
     first.start()
-    assert inside.wait(10)
+    assert inside.wait(60)
     order.put(1, 1)
     assert out == []
     go.set()

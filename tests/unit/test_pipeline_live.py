@@ -101,7 +101,7 @@ def test_a_camera_that_fails_is_opened_again(artifact):
     script.fail.set()
     script.step.release(2)
     assert feed.next() is not None
-    assert events.back.wait(5)
+    assert events.back.wait(60)
     assert events.lost == ["`camera:test` stopped giving frames"]
     assert len(script.opened) == 2
     assert script.opened[0].closed

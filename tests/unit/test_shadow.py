@@ -117,7 +117,7 @@ def test_a_shadow_that_hangs_holds_nothing_up_and_what_it_missed_is_counted():
     shadow.start()
     image, answer = color_frame("red"), Classes(np.array([0, 0, 1], np.float32), LABELS)
     shadow.see(image, answer, "a", 0)
-    assert entered.wait(10)
+    assert entered.wait(60)
     for n in range(1, 50):
         shadow.see(image, answer, "a", n)
     assert shadow.describe()["dropped"] == 47

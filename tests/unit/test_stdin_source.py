@@ -208,7 +208,7 @@ def test_a_read_that_waits_ends_when_it_is_interrupted():
     waiting = threading.Thread(target=source.grab)
     waiting.start()
     source.interrupt()
-    waiting.join(10)
+    waiting.join(60)
     assert not waiting.is_alive()
     source.close()
     os.close(reading)
