@@ -5,11 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cloud_sync.store.base import Database, Transaction
+from cloud_sync.store.rows import Row, first, insert, values
 
-Row = dict[str, Any]
+_VERDICT = (
+    "tenant",
+    "device",
+    "pipeline",
+    "model",
+    "kind",
+    "t",
+    "window_id",
+    "n",
+    "statistic",
+    "p",
+    "flagged",
+    "state",
+    "evidence_json",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +75,8 @@ def windows(db: Database, ids: Sequence[int]) -> list[Row]:
 
 
 def standing(db: Database, device: str, pipeline: str) -> Standing | None:
-    rows = db.query("SELECT * FROM drift_states WHERE device = ? AND pipeline = ?", (device, pipeline))
-    return _standing(rows[0]) if rows else None
+    row = first(db.query("SELECT * FROM drift_states WHERE device = ? AND pipeline = ?", (device, pipeline)))
+    return None if row is None else _standing(row)
 
 
 def standings(db: Database, tenant: str) -> list[Standing]:
@@ -103,26 +117,8 @@ def save_standing(tx: Transaction, tenant: str, s: Standing) -> None:
 
 def add_verdicts(tx: Transaction, rows: Sequence[Row], keep: int) -> None:
     """Insert verdicts, once per window and kind, and forget a device's oldest beyond `keep`."""
-    columns = (
-        "tenant",
-        "device",
-        "pipeline",
-        "model",
-        "kind",
-        "t",
-        "window_id",
-        "n",
-        "statistic",
-        "p",
-        "flagged",
-        "state",
-        "evidence_json",
-    )
-    tx.executemany(
-        f"INSERT INTO drift_verdicts ({', '.join(columns)}) VALUES ({', '.join('?' for _ in columns)})"
-        " ON CONFLICT (device, pipeline, kind, window_id) DO NOTHING",
-        [[r[c] for c in columns] for r in rows],
-    )
+    sql = insert("drift_verdicts", _VERDICT, conflict="device, pipeline, kind, window_id")
+    tx.executemany(sql, [values(r, _VERDICT) for r in rows])
     for device in {r["device"] for r in rows}:
         tx.execute(
             "DELETE FROM drift_verdicts WHERE device = ? AND id <="

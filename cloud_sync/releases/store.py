@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from cloud_sync.store.base import Database, Transaction
+from cloud_sync.store.rows import Row, first, insert, values
 
-Row = dict[str, Any]
+_ARTIFACT = (
+    "sha256",
+    "size",
+    "name",
+    "version",
+    "profile",
+    "task",
+    "source_sha256",
+    "parent",
+    "uploaded_at",
+    "manifest_json",
+)
+_RELEASE = ("id", "tenant", "model", "version", "number", "kind", "undoes", "created_at")
+_TARGET = ("release", "profile", "sha256", "size", "target")
 
 
 def put_artifact(db: Database, row: Row) -> None:
     """Insert an artifact; the same one again changes nothing."""
-    db.execute(
-        "INSERT INTO artifacts (sha256, size, name, version, profile, task, source_sha256, parent, uploaded_at,"
-        " manifest_json) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (sha256) DO NOTHING",
-        [
-            row[k]
-            for k in (
-                "sha256",
-                "size",
-                "name",
-                "version",
-                "profile",
-                "task",
-                "source_sha256",
-                "parent",
-                "uploaded_at",
-                "manifest_json",
-            )
-        ],
-    )
+    db.execute(insert("artifacts", _ARTIFACT, conflict="sha256"), values(row, _ARTIFACT))
 
 
 def artifact(db: Database, sha256: str) -> Row | None:
-    return _first(db.query("SELECT * FROM artifacts WHERE sha256 = ?", (sha256,)))
+    return first(db.query("SELECT * FROM artifacts WHERE sha256 = ?", (sha256,)))
 
 
 def artifacts(db: Database) -> list[Row]:
@@ -42,12 +37,12 @@ def artifacts(db: Database) -> list[Row]:
 
 
 def release(db: Database, tenant: str, release_id: str) -> Row | None:
-    return _first(db.query("SELECT * FROM releases WHERE tenant = ? AND id = ?", (tenant, release_id)))
+    return first(db.query("SELECT * FROM releases WHERE tenant = ? AND id = ?", (tenant, release_id)))
 
 
 def release_of_version(db: Database, tenant: str, model: str, version: str) -> Row | None:
     sql = "SELECT * FROM releases WHERE tenant = ? AND model = ? AND version = ?"
-    return _first(db.query(sql, (tenant, model, version)))
+    return first(db.query(sql, (tenant, model, version)))
 
 
 def releases(db: Database, tenant: str) -> list[Row]:
@@ -70,15 +65,8 @@ def put_release(tx: Transaction, row: Row, rows: Sequence[Row]) -> Row:
     """Insert a release with the tenant's next number, and its targets."""
     found = tx.query("SELECT max(number) AS last FROM releases WHERE tenant = ?", (row["tenant"],))
     row = {**row, "number": (found[0]["last"] or 0) + 1}
-    tx.execute(
-        "INSERT INTO releases (id, tenant, model, version, number, kind, undoes, created_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        [row[k] for k in ("id", "tenant", "model", "version", "number", "kind", "undoes", "created_at")],
-    )
-    tx.executemany(
-        "INSERT INTO release_targets (release, profile, sha256, size, target) VALUES (?, ?, ?, ?, ?)",
-        [(row["id"], t["profile"], t["sha256"], t["size"], t["target"]) for t in rows],
-    )
+    tx.execute(insert("releases", _RELEASE), values(row, _RELEASE))
+    tx.executemany(insert("release_targets", _TARGET), [values({**t, "release": row["id"]}, _TARGET) for t in rows])
     return row
 
 
@@ -96,7 +84,3 @@ def set_current(tx: Transaction, tenant: str, profile: str, *, release: str, rol
         " WHERE current_releases.release <> excluded.release",
         (tenant, profile, release, rollout, now),
     )
-
-
-def _first(rows: list[Row]) -> Row | None:
-    return rows[0] if rows else None

@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from cloud_sync.store.base import Database, Transaction
+from cloud_sync.store.rows import Row, first, insert, values
 
-Row = dict[str, Any]
+_COLUMNS = ("id", "tenant", "model", "state", "reason", "requested_by", "attempts", "devices_json", "created_at")
 
 
 def add(tx: Transaction, row: Row) -> None:
-    tx.execute(
-        "INSERT INTO retrain_runs (id, tenant, model, state, reason, requested_by, attempts, devices_json, created_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?)",
-        [row[k] for k in ("id", "tenant", "model", "state", "reason", "requested_by", "devices_json", "created_at")],
-    )
+    tx.execute(insert("retrain_runs", _COLUMNS), values({**row, "attempts": 0}, _COLUMNS))
 
 
 def update(db: Database | Transaction, run: str, **changes: Any) -> None:
@@ -27,8 +24,8 @@ def update(db: Database | Transaction, run: str, **changes: Any) -> None:
 
 
 def get(db: Database, tenant: str, run: str) -> Row | None:
-    rows = db.query("SELECT * FROM retrain_runs WHERE tenant = ? AND id = ?", (tenant, run))
-    return _shown(rows[0]) if rows else None
+    row = first(db.query("SELECT * FROM retrain_runs WHERE tenant = ? AND id = ?", (tenant, run)))
+    return None if row is None else _shown(row)
 
 
 def runs(db: Database, tenant: str, model: str | None = None) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,8 @@ from cloud_sync.releases import store as release_store
 from cloud_sync.releases.catalog import Catalog
 from cloud_sync.rollout import guardrails, state_machine, store
 from cloud_sync.rollout.evidence import observation, summarise
-from cloud_sync.rollout.state_machine import Decision, Progress, Record, State
+from cloud_sync.rollout.guardrails import GuardResult, History, Observation
+from cloud_sync.rollout.state_machine import Decision, Evidence, Progress, Record, State
 from cloud_sync.store.audit import audit
 from cloud_sync.store.base import Database, Transaction
 from edge_sdk.config import parse
@@ -97,16 +99,15 @@ class RolloutController:
 
     def _judge(
         self, row: Row, progress: Progress, records: Sequence[Record], policy: RolloutPolicy, *, now: float
-    ) -> tuple[Decision, list[guardrails.GuardResult]]:
-        guards: list[guardrails.GuardResult] = []
-        windows: dict[str, int] = {}
-        expected = 0.0
+    ) -> tuple[Decision, list[GuardResult]]:
+        guards: list[GuardResult] = []
+        evidence = Evidence()
         if progress.state in state_machine.WATCHED:
             self._read_windows(row, records)
             canary, rest = store.observations(self._db, row["id"])
             history = store.history(self._db, row["id"])
             members = state_machine.told(records)
-            windows, expected = count_windows(canary), guardrails.expected_errors(len(canary), history)
+            evidence = evidence_of(canary, history)
             guards = guardrails.evaluate(
                 policy,
                 canary=canary,
@@ -116,10 +117,7 @@ class RolloutController:
                 failed=state_machine.count_failed(members, now=now, policy=policy),
                 silent=state_machine.count_silent(members),
             )
-        decision = state_machine.decide(
-            progress, records, guards, windows=windows, expected_errors=expected, now=now, policy=policy
-        )
-        return decision, guards
+        return state_machine.decide(progress, records, guards, evidence, now=now, policy=policy), guards
 
     def _set_current(
         self, tx: Transaction, row: Row, state: State, undo: Row | None, records: Sequence[Record], *, now: float
@@ -340,8 +338,8 @@ def read_desired(text: str | None) -> Desired | None:
     return Desired.from_json(text.encode()) if text else None
 
 
-def count_windows(canary: Sequence[guardrails.Observation]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for item in canary:
-        counts[item.device] = counts.get(item.device, 0) + 1
-    return counts
+def evidence_of(canary: Sequence[Observation], history: Mapping[str, History]) -> Evidence:
+    """Return what the observations of devices with the new artifact amount to."""
+    return Evidence(
+        windows=Counter(o.device for o in canary), expected_errors=guardrails.expected_errors(len(canary), history)
+    )

@@ -7,7 +7,7 @@ Ville's inequality it ever reaches 1/alpha with probability at most alpha. The m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cloud_sync.policies import RolloutPolicy
@@ -108,7 +108,7 @@ def evaluate(
     *,
     canary: Sequence[Observation],
     rest: Sequence[Observation],
-    history: dict[str, History],
+    history: Mapping[str, History],
     devices: int,
     failed: int,
     silent: int,
@@ -163,14 +163,14 @@ def count_limit(share: float, devices: int) -> int:
     return max(1, min(2, math.ceil(devices / 2)), math.floor(share * devices) + 1 if devices else 1)
 
 
-def expected_errors(canary_windows: int, history: dict[str, History]) -> float:
+def expected_errors(canary_windows: int, history: Mapping[str, History]) -> float:
     """Return how many error windows the canary would have had at the rate of the devices' history."""
     windows = sum(h.windows for h in history.values())
     return canary_windows * sum(h.error_windows for h in history.values()) / windows if windows else 0.0
 
 
 def time_bins(
-    canary: Sequence[Observation], rest: Sequence[Observation], history: dict[str, History], *, bin_s: float
+    canary: Sequence[Observation], rest: Sequence[Observation], history: Mapping[str, History], *, bin_s: float
 ) -> list[Bin]:
     """Return the error windows of both arms by time bin, the expected share weighted by each device's own history."""
     weights = _weights(history)
@@ -187,7 +187,7 @@ def time_bins(
 
 
 def _errors(
-    policy: RolloutPolicy, canary: Sequence[Observation], rest: Sequence[Observation], history: dict[str, History]
+    policy: RolloutPolicy, canary: Sequence[Observation], rest: Sequence[Observation], history: Mapping[str, History]
 ) -> float:
     """The mean of two e-processes: against the rest of the fleet in the same bins, and the devices' own past."""
     concurrent = error_evidence(time_bins(canary, rest, history, bin_s=policy.bin_s))
@@ -204,7 +204,7 @@ def _errors(
 
 
 def _confidence(
-    policy: RolloutPolicy, canary: Sequence[Observation], rest: Sequence[Observation], history: dict[str, History]
+    policy: RolloutPolicy, canary: Sequence[Observation], rest: Sequence[Observation], history: Mapping[str, History]
 ) -> float:
     """Bets that confidence fell below the device's own past by more than allowed, and by more than the rest's fell."""
     drops: dict[int, list[float]] = {}
@@ -224,12 +224,12 @@ def _confidence(
     return betting_evidence(payoffs)
 
 
-def _limit(base: float, history: dict[str, History], item: Observation, field: str) -> float:
+def _limit(base: float, history: Mapping[str, History], item: Observation, field: str) -> float:
     past: float = getattr(history.get(item.device, History()), field)
     return min(max(base, 2.0 * past), 0.95)
 
 
-def _weights(history: dict[str, History]) -> dict[str, float]:
+def _weights(history: Mapping[str, History]) -> dict[str, float]:
     windows = sum(h.windows for h in history.values())
     rate = sum(h.error_windows for h in history.values()) / windows if windows else 0.0
     return {device: device_weight(h, rate) for device, h in history.items()}

@@ -11,9 +11,9 @@ from typing import Any
 from cloud_sync.errors import ConflictError, NotFoundError
 from cloud_sync.policies import RolloutPolicy
 from cloud_sync.releases.catalog import Catalog
-from cloud_sync.rollout import guardrails, state_machine, store
+from cloud_sync.rollout import state_machine, store
 from cloud_sync.rollout.cohorts import assign, bucket
-from cloud_sync.rollout.controller import count_windows, read_policy, read_progress
+from cloud_sync.rollout.controller import evidence_of, read_policy, read_progress
 from cloud_sync.rollout.state_machine import Record, State
 from cloud_sync.store.audit import audit
 from cloud_sync.store.base import Database
@@ -199,8 +199,7 @@ class Rollouts:
             waits = state_machine.waits_for(
                 read_progress(row, policy),
                 records,
-                count_windows(canary),
-                guardrails.expected_errors(len(canary), store.history(self._db, rollout_id)),
+                evidence_of(canary, store.history(self._db, rollout_id)),
                 now=time.time(),
                 policy=policy,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from cloud_sync.policies import RolloutPolicy
 from cloud_sync.rollout.guardrails import GuardResult
@@ -100,6 +100,14 @@ class Progress:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What came from the devices with the new artifact: `windows` of each, and the errors expected in all of them."""
+
+    windows: Mapping[str, int] = field(default_factory=dict)
+    expected_errors: float = 0.0
+
+
 def mirror(record: Record, seen: Seen, *, now: float, policy: RolloutPolicy, listening_since: float = 0.0) -> Record:
     """Return a device's record after what it said and the time that went by.
 
@@ -152,13 +160,12 @@ def decide(
     progress: Progress,
     records: Sequence[Record],
     guards: Sequence[GuardResult],
+    evidence: Evidence,
     *,
-    windows: Mapping[str, int],
-    expected_errors: float,
     now: float,
     policy: RolloutPolicy,
 ) -> Decision:
-    """Return where the rollout goes next; `windows` counts each device's windows with the new artifact."""
+    """Return where the rollout goes next."""
     stay = Decision(state=progress.state, stage=progress.stage, reason=progress.reason)
     if progress.state is State.READY:
         return Decision(state=State.RUNNING, stage=0, reason="stage 1 began")
@@ -176,13 +183,13 @@ def decide(
         return stay
     active = State.BAKING if progress.stage >= progress.stages else State.RUNNING
     if held is None and progress.state is State.RUNNING:
-        held = _inconclusive(progress, records, windows, expected_errors, now=now, policy=policy)
+        held = _inconclusive(progress, records, evidence, now=now, policy=policy)
     if held is not None:
         return Decision(state=State.HELD, stage=progress.stage, reason=held)
     if progress.state is State.HELD:
         if progress.reason.startswith("guard"):
             return Decision(state=active, stage=progress.stage, reason="the guard is clear again")
-        missing = _inconclusive(progress, records, windows, expected_errors, now=now, policy=policy)
+        missing = _inconclusive(progress, records, evidence, now=now, policy=policy)
         if missing is None and active is State.RUNNING:
             return Decision(state=active, stage=progress.stage, reason="the evidence is complete")
         return stay
@@ -191,7 +198,7 @@ def decide(
         if now - progress.stage_at >= policy.bake_s and not waiting:
             return Decision(state=State.COMPLETE, stage=progress.stage, reason=_summary(records))
         return stay
-    if waits_for(progress, records, windows, expected_errors, now=now, policy=policy):
+    if waits_for(progress, records, evidence, now=now, policy=policy):
         return stay
     if progress.stage + 1 < progress.stages:
         stage = progress.stage + 1
@@ -202,8 +209,7 @@ def decide(
 def waits_for(
     progress: Progress,
     records: Sequence[Record],
-    windows: Mapping[str, int],
-    expected_errors: float,
+    evidence: Evidence,
     *,
     now: float,
     policy: RolloutPolicy,
@@ -217,14 +223,14 @@ def waits_for(
     since = max([progress.stage_at, *(r.committed_at or r.changed_at for r in committed)])
     if now - since < policy.soak_s:
         return f"soak: {policy.soak_s - (now - since):.0f} s to go"
-    few = [r for r in committed if windows.get(r.device, 0) < policy.min_windows]
+    few = [r for r in committed if evidence.windows.get(r.device, 0) < policy.min_windows]
     if few:
         return f"{len(few)} devices to send {policy.min_windows} windows with the new release"
-    total = sum(windows.get(r.device, 0) for r in committed)
+    total = sum(evidence.windows.get(r.device, 0) for r in committed)
     if committed and total < policy.min_stage_windows:
         return f"{policy.min_stage_windows - total} more windows with the new release"
-    if expected_errors < policy.min_expected_errors:
-        return f"{policy.min_expected_errors - expected_errors:.1f} more expected errors of evidence"
+    if evidence.expected_errors < policy.min_expected_errors:
+        return f"{policy.min_expected_errors - evidence.expected_errors:.1f} more expected errors of evidence"
     return None
 
 
@@ -300,8 +306,7 @@ def _is_awaited(record: Record) -> bool:
 def _inconclusive(
     progress: Progress,
     records: Sequence[Record],
-    windows: Mapping[str, int],
-    expected_errors: float,
+    evidence: Evidence,
     *,
     now: float,
     policy: RolloutPolicy,
@@ -312,7 +317,7 @@ def _inconclusive(
         if any(r.state not in (SUPERSEDED, INCOMPATIBLE) and not r.waived for r in members):
             return NONE_RUNS
         return None
-    missing = waits_for(progress, records, windows, expected_errors, now=now, policy=policy)
+    missing = waits_for(progress, records, evidence, now=now, policy=policy)
     since = max([progress.stage_at, *(r.changed_at for r in members)])
     if missing and now - since > policy.soak_s + policy.evidence_timeout_s:
         return f"too few are reporting: {missing}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from cloud_sync.rollout.guardrails import GuardResult, History, Observation
 from cloud_sync.rollout.state_machine import FINAL, Record, Seen
 from cloud_sync.store.base import Database, Transaction
+from cloud_sync.store.rows import Row, first, values
+from cloud_sync.store.rows import insert as insert_row
 
-Row = dict[str, Any]
 _FINAL = ", ".join(f"'{s.value}'" for s in FINAL)
 _COLUMNS = (
     "id",
@@ -32,8 +32,7 @@ _COLUMNS = (
 
 def insert(tx: Transaction, row: Row, records: Sequence[Record], buckets: dict[str, float], sizes: Row) -> None:
     """Insert a rollout and the record of every device."""
-    marks = ", ".join("?" for _ in _COLUMNS)
-    tx.execute(f"INSERT INTO rollouts ({', '.join(_COLUMNS)}) VALUES ({marks})", [row[c] for c in _COLUMNS])
+    tx.execute(insert_row("rollouts", _COLUMNS), values(row, _COLUMNS))
     tx.executemany(
         "INSERT INTO rollout_devices (rollout, device, profile, stage, bucket, state, target, sha256, size, took,"
         " waived, changed_at, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?)",
@@ -57,8 +56,7 @@ def insert(tx: Transaction, row: Row, records: Sequence[Record], buckets: dict[s
 
 
 def get(db: Database, tenant: str, rollout: str) -> Row | None:
-    rows = db.query("SELECT * FROM rollouts WHERE tenant = ? AND id = ?", (tenant, rollout))
-    return rows[0] if rows else None
+    return first(db.query("SELECT * FROM rollouts WHERE tenant = ? AND id = ?", (tenant, rollout)))
 
 
 def all_rollouts(db: Database, tenant: str) -> list[Row]:
