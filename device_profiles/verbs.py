@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     probe.add_argument("--out", type=Path, metavar="FILE", help="write the profile there (default: stdout)")
     probe.add_argument("--name", help="name of the profile (default: made from the CPU's)")
     check = commands.add_parser("check", help="say what is wrong with a profile file")
-    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument("file", type=Path, metavar="FILE", help="a profile in TOML")
 
 
 def run(args: argparse.Namespace, output: Output) -> int | None:

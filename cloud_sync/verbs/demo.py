@@ -29,11 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--port", type=int, default=0, metavar="N", help="the console's port (default: a free one)")
     own = parser.add_argument_group("your own model, converted and run on your own video")
-    own.add_argument("--model", type=Path, metavar="M.onnx")
-    own.add_argument("--source", metavar="VIDEO")
+    own.add_argument("--model", type=Path, metavar="M.onnx", help="what `edge convert` reads; goes with --source")
+    own.add_argument("--source", metavar="VIDEO", help="a video, or another source of `edge run`")
     own.add_argument("--calibration", type=Path, metavar="DIR", help="images that let int8 builds take part")
     own.add_argument("--golden", type=Path, metavar="DIR", help="labelled images that judge the builds")
-    own.add_argument("--task", help="when the model does not say: classification, detection")
+    own.add_argument("--task", metavar="T", help="when the model does not say: classification, detection")
 
 
 def run(args: argparse.Namespace, output: Output) -> int:

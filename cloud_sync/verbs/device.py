@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show_all.add_argument("--profile", metavar="P", help="only devices of this profile")
     show_all.add_argument("--retired", action="store_true", help="retired devices too")
     show = verbs.add_parser("show", help="one device, its last transitions and alarms")
-    show.add_argument("device")
+    show.add_argument("device", help="its name")
     retire = verbs.add_parser("retire", help="take a device out of the fleet; its history stays")
-    retire.add_argument("device")
+    retire.add_argument("device", help="its name")
     for sub in (add, show_all, show, retire):
         add_server_arguments(sub)
 

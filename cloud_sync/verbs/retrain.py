@@ -18,11 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="what", required=True, metavar="run|show")
     start = verbs.add_parser("run", help="run the trainer now, whatever the cool-down")
     start.add_argument("--model", metavar="M", help="which model; may be left out while there is only one")
-    start.add_argument("--reason", default="by hand", metavar="TEXT", help="kept with the run")
+    start.add_argument("--reason", default="by hand", metavar="TEXT", help="kept with the run (default: by hand)")
     start.add_argument("--wait", action="store_true", help="wait for its end; exit 5 when the gate refuses")
-    start.add_argument("--timeout-s", type=float, default=7200.0, metavar="S", help="how long to wait at most")
+    start.add_argument(
+        "--timeout-s", type=float, default=7200.0, metavar="S", help="with --wait: how long at most (default: 7200)"
+    )
     show = verbs.add_parser("show", help="one run with its gate, or all runs")
-    show.add_argument("run", nargs="?")
+    show.add_argument("run", nargs="?", help="its id (default: all of them)")
     for part in (start, show):
         add_server_arguments(part)
 

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from cloud_sync.client import Client, add_server_arguments, from_args
+from cloud_sync.policies import RolloutPolicy
 from edge_sdk.errors import UsageError
 from edge_sdk.output import Output, table
 
@@ -15,7 +16,7 @@ _POLICY: dict[str, tuple[type, str]] = {
     "soak_s": (float, "seconds a stage rests after its last device"),
     "bake_s": (float, "seconds between the last stage and the held back devices"),
     "holdback": (float, "share of devices kept back until the bake is over"),
-    "first_devices": (int, "least devices in the first stage (cut to a fifth of the fleet)"),
+    "first_devices": (int, "least devices in the first stage, at most a fifth of the fleet"),
     "min_windows": (int, "telemetry windows that each device must send"),
     "min_stage_windows": (int, "windows that the stage must send together"),
     "min_expected_errors": (float, "errors to be expected before a stage passes"),
@@ -37,14 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="what", required=True, metavar="create|show|list|approve|pause|resume|abort")
     create = verbs.add_parser("create", help="roll a release out in stages")
     create.add_argument("--release", required=True, metavar="R", help="the release (`edge publish` prints it)")
-    create.add_argument("--stages", metavar="P,P,100", help="percentages of the fleet, rising to 100")
+    create.add_argument("--stages", metavar="P,P,100", help="percentages of the fleet, rising to 100 (1,10,50,100)")
     create.add_argument("--device", action="append", metavar="D", help="only this device; may be repeated")
     create.add_argument("--only-profile", action="append", metavar="P", help="only devices of this profile")
     create.add_argument("--approval", action="store_true", default=None, help="wait for `edge rollout approve`")
     create.add_argument("--draft", action="store_true", default=None, help="only write it down; approve starts it")
-    limits = create.add_argument_group("limits", "what is not given is as in serve.toml, [rollout]")
+    limits = create.add_argument_group(
+        "limits", "what is not given is as in serve.toml, [rollout], else as in brackets"
+    )
+    defaults = RolloutPolicy()
     for name, (kind, text) in _POLICY.items():
-        limits.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="X", help=text)
+        flag, default = f"--{name.replace('_', '-')}", getattr(defaults, name)
+        limits.add_argument(flag, type=kind, metavar="X", help=f"{text} ({default:g})")
     shown = verbs.add_parser("list", help="every rollout")
     parts = [create, shown]
     for name, text in (
@@ -55,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("abort", "end it; devices go back to what they had"),
     ):
         part = verbs.add_parser(name, help=text)
-        part.add_argument("rollout")
+        part.add_argument("rollout", help="its id (`edge rollout list` shows them)")
         if name == "abort":
             part.add_argument("--keep", action="store_true", help="leave the devices with what they have")
         parts.append(part)

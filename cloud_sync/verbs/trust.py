@@ -17,15 +17,19 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="what", required=True, metavar="init|rotate|status")
     init = verbs.add_parser("init", help="make keys and the first signed metadata (`edge serve` does it by itself)")
-    init.add_argument("--root-keys", type=int, default=1, metavar="N", help="how many root keys to make")
-    init.add_argument("--root-threshold", type=int, default=1, metavar="N", help="how many of them must sign")
+    init.add_argument("--root-keys", type=int, default=1, metavar="N", help="how many root keys to make (default: 1)")
+    init.add_argument(
+        "--root-threshold", type=int, default=1, metavar="N", help="how many of them must sign (default: 1)"
+    )
     rotate = verbs.add_parser("rotate", help="give a role a new key, or only a later expiry")
     rotate.add_argument("role", help="root, targets, snapshot, timestamp or a device profile")
     rotate.add_argument("--keep-key", action="store_true", help="sign again with the same key")
     status = verbs.add_parser("status", help="every role: version, expiry, keys")
     for part in (init, rotate, status):
-        part.add_argument("--data", type=Path, default=Path("edge-data"), metavar="DIR", help="the service's data")
-        part.add_argument("--keys", type=Path, metavar="DIR", help="where root's and targets' private keys are kept")
+        data = "the service's data (default: edge-data)"
+        part.add_argument("--data", type=Path, default=Path("edge-data"), metavar="DIR", help=data)
+        keys = "where root's and targets' private keys are kept (default: DATA/keys)"
+        part.add_argument("--keys", type=Path, metavar="DIR", help=keys)
         part.add_argument("--config", type=Path, metavar="F", help="the service's serve.toml, for [trust]")
 
 

@@ -23,7 +23,11 @@ Step = dict[str, Any]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifact", type=Path, help="an .edge file")
     parser.add_argument(
-        "--timeout-s", type=float, default=300.0, metavar="S", help="give up on the engine after S seconds (300)"
+        "--timeout-s",
+        type=float,
+        default=300.0,
+        metavar="S",
+        help="give up on the engine after S seconds (default: 300)",
     )
 
 
