@@ -2,6 +2,7 @@
 
 Decoder, engine and postprocessing each need most of a core's cache: decoding a few frames, then inferring them, then
 postprocessing them costs up to a tenth less CPU than going through all three for each frame (`bench/pipeline.py`).
+Preprocessing goes with the decoder: it reads each picture while its pixels are still in the cache.
 """
 
 from __future__ import annotations
@@ -59,22 +60,25 @@ def burst_size(frame: Frame, service_s: float | None) -> int:
     return max(1, min(MAX_FRAMES, MAX_BYTES // max(1, frame.image.nbytes), int(MAX_S / max(service_s, 1e-6))))
 
 
+def prepare(one: Taken, models: ModelSet, i: int) -> None:
+    """Prepare a frame that may be answered together with others, for model `i`."""
+    model = models.models[i]
+    if _keeps_outputs(model):
+        _guard(one, _prepare, model, True)
+
+
 def begin(taken: Sequence[Taken], models: ModelSet, i: int, note: Callable[[], None]) -> bool:
-    """Prepare frames that are answered together, start what model `i` infers by itself; say whether it does.
+    """Start what model `i` infers by itself of frames that `prepare` saw; say whether it does.
 
     `note` is called before each frame's native work.
     """
     model = models.models[i]
-    if not _together(taken, model):
+    if not _together(taken, model) or getattr(model, "requests", 1) == 1:
         return False
     for one in taken:
         note()
-        _guard(one, _prepare, model, True)
-    ahead = getattr(model, "requests", 1) > 1
-    if ahead:
-        for one in taken:
-            _guard(one, _start, model, models.digest)
-    return ahead
+        _guard(one, _start, model, models.digest)
+    return True
 
 
 def answer(taken: Sequence[Taken], models: ModelSet, i: int, note: Callable[[], None]) -> None:
@@ -102,7 +106,11 @@ def answer(taken: Sequence[Taken], models: ModelSet, i: int, note: Callable[[], 
 
 
 def _together(taken: Sequence[Taken], model: Any) -> bool:
-    return len(taken) > 1 and getattr(model, "keeps_outputs", False)
+    return len(taken) > 1 and _keeps_outputs(model)
+
+
+def _keeps_outputs(model: Any) -> bool:
+    return bool(getattr(model, "keeps_outputs", False))
 
 
 def _guard(one: Taken, phase: Callable[[Taken, Any, Any], None], model: Any, argument: Any) -> None:
@@ -118,6 +126,9 @@ def _guard(one: Taken, phase: Callable[[Taken, Any, Any], None], model: Any, arg
 
 
 def _prepare(one: Taken, model: Any, keep: bool) -> None:
+    """Fill `feeds`, unless that was done when the frame was taken."""
+    if one.feeds is not None:
+        return
     start = time.perf_counter()
     feeds, one.geometry = model.prepare(one.frame.image)
     one.feeds = {name: value.copy() for name, value in feeds.items()} if keep else feeds

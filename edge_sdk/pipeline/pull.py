@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from edge_sdk.pipeline.burst import Taken, burst_size
+from edge_sdk.pipeline.burst import Taken, burst_size, prepare
 from edge_sdk.pipeline.feeds import Feed
 from edge_sdk.pipeline.models import ModelSet, ModelSlot
 from edge_sdk.pipeline.order import InOrder
@@ -68,12 +68,13 @@ class Puller:
         """Take the next frames in order and the models to answer them; none at the end.
 
         Without `wait` also none when too many are on their way, or while another thread takes some: who holds frames
-        back must not wait for their delivery.
+        back must not wait for their delivery. Of several frames each is prepared as soon as it is taken.
 
         Raises:
             EdgeError: what ends the source, once those before it are on their way.
         """
         taken: list[Taken] = []
+        models: ModelSet | None = None
         if not self._lock.acquire(blocking=wait):
             return taken, None
         try:
@@ -83,14 +84,21 @@ class Puller:
                 return taken, None
             if self._error is not None:
                 raise self._error
+            burst = self._burst  # another thread may change it meanwhile
             try:
-                while len(taken) < self._burst and (one := self._take(i)) is not None:
+                while len(taken) < burst and (one := self._take(i)) is not None:
                     taken.append(one)
+                    models = models or self._slot.acquire()
+                    if burst > 1:
+                        self._note(i, "infer")
+                        prepare(one, models, i)
             except Exception as error:
                 self._error = error
                 if not taken:
                     raise
-            return taken, self._slot.acquire() if taken else None
+            finally:
+                self._note(i, "idle")
+            return taken, models
         finally:
             self._lock.release()
 
@@ -103,10 +111,7 @@ class Puller:
         start = time.perf_counter()
         if self._lossless:
             self._note(i, "decode")
-        try:
-            frame = self._feed.next()
-        finally:
-            self._note(i, "idle")
+        frame = self._feed.next()
         if frame is None:
             self._at_end = True
             return None

@@ -90,6 +90,12 @@ def test_outputs_that_are_not_finite_are_an_error_of_their_own(tmp_path: Path, v
         assert not any(check.ok for check in check_golden(model, artifact.golden()))
 
 
+def test_finite_outputs_whose_sum_overflows_are_answered_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    model = testing.fake_model(lambda _image: (3e38, 3e38, 0.0))
+    assert model(testing.color_frame("green")).class_id == 0
+    assert not recwarn.list
+
+
 def test_a_fake_runtime_stands_in_for_an_engine() -> None:
     model = testing.fake_model(lambda image: image.reshape(-1, 3).mean(axis=0))
     assert model(testing.color_frame("green")).label(1) == "green"
