@@ -7,7 +7,6 @@ import os
 import queue
 import random
 import signal
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,7 +17,8 @@ from edge_sdk.agent.config import AgentConfig, Paths, load_identity, read_pipeli
 from edge_sdk.agent.events import JobEnd, WorkerEvent
 from edge_sdk.agent.fs import RealFs
 from edge_sdk.agent.health import Counts, Trial, Verdict, judge
-from edge_sdk.agent.jobs import Jobs, WrongProfileError
+from edge_sdk.agent.job_thread import JobThread
+from edge_sdk.agent.jobs import Jobs
 from edge_sdk.agent.link import Event, Link
 from edge_sdk.agent.lock import take_lock
 from edge_sdk.agent.reconcile import Job, RetryPolicy, Step
@@ -76,7 +76,8 @@ class Agent:
             on_event=lambda event: self._queue.put(WorkerEvent(event)),
             start_timeout_s=config.slots.start_timeout_s,
         )
-        self._jobs = Jobs(fs, self._paths, identity=identity, root=root, slots=self._slots, runner=self._runner)
+        jobs = Jobs(fs, self._paths, identity=identity, root=root, slots=self._slots, runner=self._runner)
+        self._jobs = JobThread(lambda job, state, stop: jobs.run(job, state, clock(), stop), self._queue.put)
         self._link = Link(
             identity.broker_url,
             tenant=identity.tenant,
@@ -91,10 +92,6 @@ class Agent:
         self._uplink = Uplink(self._link, self._outbox, config.link, report_period_s=config.report_period_s)
         self._state = AgentState()
         self._trial: Trial | None = None
-        self._generation = 0
-        self._job: Job | None = None
-        self._job_thread: threading.Thread | None = None
-        self._cancel = threading.Event()
         self._waiting: Desired | None = None
         self._idle_since_s = 0.0
         self._stopping = self._reload_wanted = False
@@ -167,12 +164,11 @@ class Agent:
             logger.warning("no release is installed yet: the pipeline waits for one")
 
     def _shut_down(self) -> None:
-        self._cancel.set()
+        self._jobs.cancel()
         if self._state.phase is Phase.TRIAL:
             self._save(replace(self._state, trial_clean_stop=True))
         self._runner.stop()
-        if self._job_thread is not None:
-            self._job_thread.join(10.0)
+        self._jobs.join(10.0)
         self._link.stop(LAST_WILL)
         self._outbox.close()
         os.close(self._lock)
@@ -203,7 +199,7 @@ class Agent:
             raise SchemaError(
                 f"desired: version {desired.v}, this agent reads {DESIRED_VERSION}", hint="upgrade edge-sdk"
             )
-        if self._job in _SWITCHING:
+        if self._jobs.job in _SWITCHING:
             if self._waiting is None or desired.rev > self._waiting.rev:
                 self._waiting = desired
             return
@@ -216,7 +212,7 @@ class Agent:
         command = document.loads_object(payload, where="cmd", max_bytes=4096).get("cmd")
         if command == "report":
             self._uplink.report_again()
-        elif command == "restart_worker" and self._job is None:
+        elif command == "restart_worker" and self._jobs.job is None:
             self._runner.begin(self._state.active)
         else:
             logger.warning("command %r is not known or not possible now", command)
@@ -234,9 +230,8 @@ class Agent:
             logger.error("the worker failed: %s", (event.get("error") or {}).get("message"))
 
     def _on_job(self, end: JobEnd) -> None:
-        if end.generation != self._generation:
+        if not self._jobs.accept(end):
             return
-        self._job = None
         if end.floor is not None:
             self._state = replace(self._state, trust=end.floor)
         if end.error is None:
@@ -258,7 +253,7 @@ class Agent:
     def _tick(self, now_s: float) -> None:
         self._apply(reconcile.tick(self._state, self._clock()))
         self._go_on(now_s)
-        if self._reload_wanted and self._job is None and self._trial is None:
+        if self._reload_wanted and self._jobs.job is None and self._trial is None:
             self._reload()
         self._watch_trial(now_s)
         self._watch_outbox()
@@ -267,7 +262,7 @@ class Agent:
     def _go_on(self, now_s: float) -> None:
         """Start the phase's job again when its end could not be saved (a full disk, for instance)."""
         job = reconcile.job_of(self._state.phase)
-        if job is None or self._job is not None:
+        if job is None or self._jobs.job is not None:
             self._idle_since_s = now_s
         elif now_s - self._idle_since_s >= RESTART_JOB_S:
             self._start(job)
@@ -361,35 +356,9 @@ class Agent:
             self._runner.begin(self._runner.digest)
 
     def _start(self, job: Job) -> None:
-        """Run a job in a thread of its own, after the one before, which is told to stop."""
-        self._cancel.set()
-        cancel = self._cancel = threading.Event()
-        self._generation += 1
-        self._job = job
-        generation, state, before = self._generation, self._state, self._job_thread
         if job is Job.SWAP and (p95 := self._latency("p95")) is not None:
-            self._state = state = replace(state, baseline_p95_ms=p95)
-
-        def work() -> None:
-            if before is not None:
-                before.join()
-            if not cancel.is_set():
-                self._queue.put(self._outcome(generation, job, state, cancel))
-
-        self._job_thread = threading.Thread(target=work, name=f"job-{job.value}", daemon=True)
-        self._job_thread.start()
-
-    def _outcome(self, generation: int, job: Job, state: AgentState, cancel: threading.Event) -> JobEnd:
-        try:
-            floor = self._jobs.run(job, state, self._clock(), cancel.is_set)
-            return JobEnd(generation, job, floor=floor)
-        except EdgeError as error:
-            return JobEnd(generation, job, error.message, not isinstance(error, WrongProfileError))
-        except OSError as error:
-            return JobEnd(generation, job, f"the disk or the network failed: {error}")
-        except Exception as error:
-            logger.exception("job %s", job.value)
-            return JobEnd(generation, job, f"{type(error).__name__}: {error}")
+            self._state = replace(self._state, baseline_p95_ms=p95)
+        self._jobs.start(job, self._state)
 
     def _latency(self, quantile: str) -> float | None:
         value = (self._runner.stats.get("model_latency_ms") or {}).get(quantile)
