@@ -10,7 +10,7 @@ from typing import Any
 from converters import backends, compilers, environments
 from converters.compilers.base import Tool, absent
 from converters.environments import bridge
-from converters.frontends.base import FORMS, Source
+from converters.frontends.base import Source
 from converters.reasons import Reason
 from converters.recipe import Recipe
 from device_profiles.machine import Machine
@@ -221,9 +221,11 @@ def _reasons(
         how = bridge.why(source, support.name)
         if how is not None:
             yield Reason.NEEDS_ENVIRONMENT, how
-        if any(as_it_came(source, f) and FORMS[f] == support.name for f in source.forms):
-            kept = f"the source is {source.precision} already: for {support.name} its file is kept as it came"
-            yield Reason.UNSUPPORTED, kept
+        if any(as_it_came(source, f) and f in bridge.read_by(support.name) for f in source.forms):
+            yield (
+                Reason.UNSUPPORTED,
+                f"the source is {source.precision} already: {support.name} keeps it so",
+            )
         absent_form = bridge.failed(source, support.name)
         if absent_form is not None:
             yield Reason.UNSUPPORTED, absent_form

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from converters import tools
+from converters.candidates import INTEGER, as_it_came
 from converters.data import Data
 from converters.frontends.base import Source
 from converters.recipe import Recipe
@@ -37,6 +38,7 @@ def manifest(
     support = profile.runtime(candidate.runtime, candidate.provider)
     assert support is not None
     low, high = version_range(support.versions)
+    calibrated = candidate.precision in INTEGER and not as_it_came(source, candidate.form)
     provider = {} if support.provider == "CPU" else {"provider": support.provider}
     out = dict(chosen.manifest)
     out["profile"] = profile.name
@@ -53,7 +55,7 @@ def manifest(
         "backend": candidate.backend,
         "form": candidate.form,
         "method": candidate.method,
-        "scheme": write_dataclass(candidate.scheme) if candidate.precision == "int8" else None,
+        "scheme": write_dataclass(candidate.scheme) if calibrated and candidate.precision == "int8" else None,
         "variant": candidate.variant,
         "compiler": candidate.compiler or None,
         "float_first": candidate.float_first,
@@ -65,7 +67,7 @@ def manifest(
         "tools": tools.of_backend(candidate.backend) | tools.of_runtime(candidate.runtime, candidate.environment),
         "host": {"arch": machine.arch, "isa": list(machine.isa)},
         "seed": SEED,
-        "calibration": data.paper(data.calibration) if candidate.precision in ("int8", "int16x8") else None,
+        "calibration": data.paper(data.calibration) if calibrated else None,
         "golden": data.paper(data.golden),
         "deltas": dict(chosen.deltas),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -241,4 +242,5 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 def slug(text: str) -> str:
     """Return an id made of `text`."""
-    return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:63] or "model"
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9_-]+", "-", plain.lower()).strip("-_")[:63] or "model"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.candidates import Allowed
+from converters.reasons import Reason
 from converters.search import Outcome
 from edge_sdk.errors import ConversionError, EdgeError, GuardrailError, UsageError
 
@@ -115,12 +116,31 @@ def together(unbuilt: Sequence[Unbuilt], *, of: int) -> EdgeError:
 
 
 def nothing_to_try(name: str, rows: Sequence[Allowed]) -> UsageError:
-    """Return the error for a profile of whose candidates none can be built."""
-    lines = [f"  {r.candidate.runtime} {r.candidate.precision}: {r.reason}" for r in rows]
+    """Return the error for a profile of whose candidates none can be built: what was left out by a flag comes last."""
+    asked = [r for r in rows if r.kind is not Reason.NOT_ASKED]
+    reasons: dict[str, list[str]] = {}
+    for row in asked or rows:
+        reasons.setdefault(row.reason or "", []).append(f"{row.candidate.runtime} {row.candidate.precision}")
+    lines = [f"  {', '.join(dict.fromkeys(names))}: {reason}" for reason, names in reasons.items()]
+    if asked and len(asked) < len(rows):
+        lines.append(f"  {len(rows) - len(asked)} others are left out by --runtime, --precision or --backend")
+    ways = [_WAYS[kind] for kind in _WAYS if any(r.kind is kind for r in asked or rows)]
     return UsageError(
         "\n".join([f"the profile `{name}` leaves nothing to build", *lines]),
-        hint="lift a restriction, or name another profile",
+        hint=", or ".join([*ways, "name another profile"]),
     )
+
+
+_WAYS = {
+    Reason.OPSET: "export the model with an opset that the profile reads (PyTorch: --opset)",
+    Reason.NEEDS_CALIBRATION: "give --calibration DIR",
+    Reason.NEEDS_ENVIRONMENT: "add --make-environments",
+    Reason.MISSING_PACKAGE: "install what is missing",
+    Reason.COMPILER_MISSING: "install the compiler",
+    Reason.CONVERT_ONLY: "add --on ssh://HOST",
+    Reason.NOT_ASKED: "lift --runtime, --precision or --backend",
+}
+"""What lets a candidate be built after all, by the kind of the reason that it cannot."""
 
 
 def check_any(name: str, rows: Sequence[Outcome]) -> None:

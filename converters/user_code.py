@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from edge_sdk.errors import UsageError
+from edge_sdk.registry import near_miss
 
 
 def load(text: str, flag: str) -> Any:
@@ -31,7 +32,8 @@ def load(text: str, flag: str) -> Any:
         ) from None
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise UsageError(f"`{module_name}` has no `{attribute}`", hint=f"{flag} package.module:function")
+            near = near_miss(part, [n for n in vars(found) if not n.startswith("_")])
+            raise UsageError(f"`{module_name}` has no `{attribute}`", hint=near or f"{flag} package.module:function")
         found = getattr(found, part)
     if not callable(found):
         raise UsageError(f"`{text}` is a {type(found).__name__}, expected a function", hint=f"{flag} package.module:fn")

@@ -15,6 +15,7 @@ import openvino as ov
 from converters.backends.base import BuildRequest, Built, LayerError, calibration_tensors
 from converters.backends.ov_source import load
 from edge_sdk.errors import BackendError
+from edge_sdk.schemas.manifest import InputSpec
 
 _PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -22,9 +23,11 @@ _PRECISIONS = ("fp32", "fp16", "int8")
 def build(request: BuildRequest) -> Built:
     """Build fp32, fp16 (storage) or int8; the tail after the last weighted layers stays float.
 
+    A source whose layers read integers already keeps them in int8.
+
     Raises:
         BackendError: the precision or the method is not one of them, or OpenVINO has not an operator of the model.
-        ConversionError: NNCF failed, or the source is int8 already.
+        ConversionError: NNCF failed.
     """
     if request.precision not in _PRECISIONS:
         raise BackendError(
@@ -33,17 +36,22 @@ def build(request: BuildRequest) -> Built:
         )
     model, spec, steps = load(request)
     if request.precision == "int8":
-        from converters.backends import ov_base, ov_int8
-
-        weights = ov_base.float_weights(model) if request.base is not None else {}
-        model, step = ov_int8.quantize(model, request, spec)
-        steps.append(step)
-        if request.base is not None:
-            steps.append(ov_base.reuse(model, request.base, weights))
+        model, said = _int8(model, request, spec)
+        steps += said
     out = request.out / "model.xml"
     _save(model, out, half=request.precision == "fp16")
     steps.append(f"openvino IR, {'fp16' if request.precision == 'fp16' else 'fp32'} storage")
     return Built(files=(out, out.with_suffix(".bin")), input=spec, steps=tuple(steps))
+
+
+def _int8(model: Any, request: BuildRequest, spec: InputSpec) -> tuple[Any, list[str]]:
+    from converters.backends import ov_base, ov_int8
+
+    if request.method == "" and ov_int8.rounded(model):
+        return model, ["integers of the source kept"]
+    weights = ov_base.float_weights(model) if request.base is not None else {}
+    model, step = ov_int8.quantize(model, request, spec)
+    return model, [step] if request.base is None else [step, ov_base.reuse(model, request.base, weights)]
 
 
 def sensitivity(request: BuildRequest, images: int) -> list[LayerError]:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from converters import onnx_source
 from converters.backends import onnx_fp16, onnx_input, onnx_int8, onnx_sensitivity
 from converters.backends.base import BuildRequest, Built, LayerError, calibration_tensors
 from converters.backends.onnx_prepare import fold, optimise
@@ -21,6 +22,8 @@ _PRECISIONS = ("fp32", "fp16", "int8")
 def build(request: BuildRequest) -> Built:
     """Build fp32, fp16 or int8 with standard operators only; the runtime optimises further when it loads the file.
 
+    A source that has integer weights already keeps them in int8.
+
     Raises:
         BackendError: the precision or the method is not one of them.
         ConversionError: ONNX Runtime cannot load the model, or a tool failed on it.
@@ -32,12 +35,13 @@ def build(request: BuildRequest) -> Built:
         )
     model, spec, folded, steps = fold(request)
     out = request.out / "model.onnx"
-    if request.precision == "int8":
+    if request.precision == "int8" and not onnx_source.quantized(model):
         prepared = onnx_int8.prepare(request, model, spec, folded)
         made, said = onnx_int8.quantize(request, onnx_int8.without_lost(request, prepared))
         onnx_int8.save(made, out)
         return Built(files=(out,), input=spec, steps=(*steps, *said))
     optimise(model, out)
+    steps += ["integers of the source kept"] if request.precision == "int8" else []
     steps.append("onnxruntime graph optimisation: basic")
     if request.precision == "fp32":
         plain, absorbed = onnx_input.absorb(onnx.load(str(out)))

@@ -40,7 +40,7 @@ def quantize(model: Any, request: BuildRequest, spec: InputSpec) -> tuple[Any, s
         raise BackendError(
             f"the openvino back-end has no int8 method `{request.method}`", hint="known: accuracy, or none"
         )
-    if _rounded(model):
+    if rounded(model):
         raise ConversionError(
             "the source is quantized already: int8 of it would be rounded twice", hint="convert the float model"
         )
@@ -76,7 +76,7 @@ def quantize(model: Any, request: BuildRequest, spec: InputSpec) -> tuple[Any, s
     )
 
 
-def _rounded(model: Any) -> bool:
+def rounded(model: Any) -> bool:
     """Say whether a layer reads integers: outputs that are rounded behind the last layer do not count."""
     ops = model.get_ordered_ops()
     behind = [op for op in ops if op.get_type_name() == "FakeQuantize"]

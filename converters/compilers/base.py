@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 import signal
@@ -15,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from converters.cache import Cache
 from edge_sdk.errors import BackendError, ConversionError
 from edge_sdk.remote import Remote
 
-logger = logging.getLogger(__name__)
 VERSION_S = 60.0
 
 
@@ -78,7 +77,7 @@ def compile_model(
     *,
     options: Mapping[str, str] | None = None,
     limit_s: float,
-    cache: Path | None = None,
+    cache: Cache | None = None,
     remote: Remote | None = None,
 ) -> Compiled:
     """Compile `model` into the folder `out`; equal inputs, options and tool versions come from `cache`.
@@ -99,7 +98,7 @@ def compile_model(
     key = cache_key(tool, model, values, version)
     target = out / tool.output.format(stem=model.stem)
     step = f"{tool.name} {version}: {'; '.join(' '.join(c) for c in _shown(tool, values))}"
-    if cache is not None and _from_cache(cache / key, target):
+    if cache is not None and cache.fetch(key, out) is not None and target.is_file():
         return Compiled(file=target, step=step, key=key, cached=True)
     out.mkdir(parents=True, exist_ok=True)
     place.run(model, target, values, limit_s)
@@ -108,13 +107,14 @@ def compile_model(
             f"the compiler `{tool.name}` ended well and left no `{target.name}`", hint="run it by hand on the model"
         )
     if cache is not None:
-        _to_cache(cache / key, target)
+        cache.keep(key, [target], {})
     return Compiled(file=target, step=step, key=key)
 
 
 def cache_key(tool: Tool, model: Path, values: Mapping[str, str], version: str) -> str:
     """Return the SHA-256 over everything that the compiled file depends on."""
     facts = {
+        "kind": "compiled",
         "tool": tool.name,
         "version": version,
         "commands": [list(c) for c in tool.commands],
@@ -250,33 +250,3 @@ def _failed(tool: Tool, code: int, said: bytes) -> ConversionError:
         hint="run it by hand on the model to see all it says",
     )
 
-
-def _from_cache(entry: Path, target: Path) -> bool:
-    """Copy a cached file whose hash still fits; anything else counts as absent."""
-    try:
-        wanted = (entry / "sha256").read_text(encoding="ascii")
-        data = (entry / "file").read_bytes()
-    except (OSError, UnicodeDecodeError):
-        return False
-    if hashlib.sha256(data).hexdigest() != wanted:
-        logger.warning("the cached %s is damaged and is made again", entry.name[:12])
-        shutil.rmtree(entry, ignore_errors=True)
-        return False
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(data)
-    return True
-
-
-def _to_cache(entry: Path, file: Path) -> None:
-    """Keep a compiled file; a cache that cannot be written is no reason to fail."""
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=entry.parent))
-        shutil.copyfile(file, fresh / "file")
-        (fresh / "sha256").write_text(hashlib.sha256(file.read_bytes()).hexdigest(), encoding="ascii")
-        try:
-            fresh.rename(entry)
-        except OSError:
-            shutil.rmtree(fresh, ignore_errors=True)
-    except OSError as error:
-        logger.warning("the compiled file is not cached: %s", error)

@@ -124,6 +124,6 @@ def bridges(form: str) -> tuple[Environment, ...]:
 def how_to_make(wanted: Environment) -> str:
     """Return what to do where the environment is absent."""
     return (
-        f"{wanted.name} ({wanted.about}) runs in an environment of its own of {wanted.disk_mb / 1000:.1f} GB: "
-        "--make-environments makes it once"
+        f"{wanted.name} ({wanted.about}) runs in an environment of its own of {wanted.disk_mb / 1000:.1f} GB that is "
+        f"not made yet: add --make-environments, or make it once with `python -m converters.environments {wanted.name}`"
     )

@@ -69,7 +69,7 @@ def _asked(recipe: Recipe, runtime: str) -> bool:
 
 
 def _built_from(source: Source, runtime: str) -> bool:
-    return any(form in source.forms for reads in _reads(runtime) for form in reads)
+    return any(form in source.forms for form in read_by(runtime))
 
 
 def _reads(runtime: str) -> list[Sequence[str]]:
@@ -92,10 +92,14 @@ def _bridged(source: Source, recipe: Recipe, environment: Environment, python: P
     return replace(source, forms={**source.forms, FORM: str(out)}, because=(*source.because, line))
 
 
+def read_by(runtime: str) -> frozenset[str]:
+    """Return the forms that the runtime's back-ends read."""
+    return frozenset(form for reads in _reads(runtime) for form in reads)
+
+
 def failed(source: Source, runtime: str) -> str | None:
     """Return why the source has no form that the runtime's back-ends read, None where nothing was tried."""
-    forms = dict.fromkeys(form for reads in _reads(runtime) for form in reads)
-    return next((source.absent[form] for form in forms if form in source.absent), None)
+    return next((source.absent[form] for form in sorted(read_by(runtime)) if form in source.absent), None)
 
 
 def why(source: Source, runtime: str) -> str | None:

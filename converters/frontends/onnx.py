@@ -16,10 +16,10 @@ from converters import graph as g
 from converters.frontends import parity, recognise
 from converters.frontends.base import Source, TensorInfo, fix_sizes, nan_weights, one_image
 from converters.frontends.ops import of_onnx
+from converters.onnx_source import MAX_BYTES, all_nodes, quantized, rename, sort_nodes, tensors, whole
 from edge_sdk.errors import BackendError, ConversionError, UsageError
 
 STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml"})
-MAX_BYTES = 2**31 - 1
 INPUT_TYPES = ("float32", "float16", "uint8", "int8", "int16", "int32")
 
 
@@ -30,13 +30,17 @@ def inspect(path: str, work: Path, options: Mapping[str, Any]) -> dict[str, Any]
         options: `layout` and `size` (width, height), where the file does not tell.
 
     Raises:
-        ConversionError: the file is damaged, holds external data, non-finite weights or no image input.
+        ConversionError: the file is damaged, lacks a file beside it, holds non-finite weights or no image input.
         BackendError: it needs operators of another domain.
         UsageError: its layout or size cannot be read from the file.
     """
     raw = Path(path).read_bytes()
-    model, source = fixed(Path(path).name, raw, options)
-    source = replace(source, path=path, sha256=hashlib.sha256(raw).hexdigest())
+    inside, beside = whole(Path(path).name, raw, Path(path).parent)
+    model, source = fixed(Path(path).name, inside, options)
+    source = replace(source, path=path, sha256=hashlib.sha256(raw + bytes.fromhex(beside)).hexdigest())
+    if quantized(model):
+        line = "its layers have integer weights already: int8 keeps them"
+        source = replace(source, quantized=True, precision="int8", because=(*source.because, line))
     return write(model, source, work).to_json()
 
 
@@ -108,6 +112,8 @@ def load(name: str, raw: bytes) -> Any:
         raise ConversionError(f"`{name}` has an empty graph", hint="export it again")
     _check_domains(name, model)
     _check_tensors(name, model)
+    sort_nodes(model)
+    rename(model, g.PREFIX)
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
@@ -122,34 +128,17 @@ def load(name: str, raw: bytes) -> Any:
 
 def _check_domains(name: str, model: Any) -> None:
     known = {f.domain for f in model.functions} | STANDARD
-    custom = sorted({n.domain for n in _all_nodes(model.graph)} - known)
+    custom = sorted({n.domain for n in all_nodes(model.graph)} - known)
     if custom:
-        node = next(n for n in _all_nodes(model.graph) if n.domain == custom[0])
+        node = next(n for n in all_nodes(model.graph) if n.domain == custom[0])
         raise BackendError(
             f"`{name}` needs the operator `{node.op_type}` of the domain `{custom[0]}`, which no back-end here has",
             hint="export the model without it, or cut the graph before it",
         )
 
 
-def _all_nodes(graph: Any) -> list[Any]:
-    nodes = list(graph.node)
-    for node in graph.node:
-        for attribute in node.attribute:
-            for sub in [attribute.g, *attribute.graphs]:
-                nodes.extend(_all_nodes(sub))
-    return nodes
-
-
 def _check_tensors(name: str, model: Any) -> None:
-    tensors = list(model.graph.initializer)
-    for node in _all_nodes(model.graph):
-        tensors += [a.t for a in node.attribute if a.type == onnx.AttributeProto.TENSOR]
-    for tensor in tensors:
-        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-            raise ConversionError(
-                f"`{name}` keeps the tensor `{tensor.name}` in another file",
-                hint="save it in one file: onnx.save(onnx.load(path), out, save_as_external_data=False)",
-            )
+    for tensor in tensors(model):
         if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
             values = numpy_helper.to_array(tensor)
             if not np.isfinite(values).all() and np.isnan(values).any():

@@ -75,6 +75,7 @@ def inspect(path: str, work: Path, options: Mapping[str, Any]) -> dict[str, Any]
         found = TensorInfo(name=image.name, shape=tuple(int(d or 1) for d in image.shape), dtype=image.dtype)
         if found.dtype not in onnx_frontend.INPUT_TYPES:
             raise ConversionError(f"the input `{found.name}` has dtype {found.dtype}, expected float32 or uint8")
+        quantized = any(n.get_type_name() == "FakeQuantize" for n in model.get_ordered_ops())
         source = Source(
             path=path,
             format="openvino",
@@ -88,7 +89,8 @@ def inspect(path: str, work: Path, options: Mapping[str, Any]) -> dict[str, Any]
             forms={"openvino": str(copy)},
             reference="openvino",
             absent={"onnx": "an OpenVINO IR cannot be turned back into ONNX"},
-            quantized=any(n.get_type_name() == "FakeQuantize" for n in model.get_ordered_ops()),
+            quantized=quantized,
+            precision="int8" if quantized else "fp32",
         )
         source = recognise.recognise(_op_graph(model, source), source, lambda value: engine.infer({found.name: value}))
     finally:

@@ -240,6 +240,7 @@ class _Traced:
                         (self.value,),
                         out,
                         dynamo=False,
+                        training=torch.onnx.TrainingMode.PRESERVE,  # evaluating already; a program cannot be told so
                         opset_version=min(wanted, OPSET) if opset is None else wanted,
                         input_names=["image"],
                     )

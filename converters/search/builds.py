@@ -99,14 +99,13 @@ class Builds:
     def _compiled(self, built: Outcome) -> Outcome:
         """Return the build as its vendor's compiler makes it."""
         candidate = built.candidate
-        root = self.cache.root
         made = compile_model(
             compilers.registry().load(candidate.compiler),
             built.files[0],
             self.job.work / f"{candidate.key}-compiled",
             options=dict(candidate.compiler_options),
             limit_s=self.job.recipe.job_limit_s,
-            cache=None if root is None else root / "compiled",
+            cache=self.cache,
             remote=self.remote,
         )
         return replace(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from converters import compilers
+from converters.cache import Cache
 from converters.compilers.base import Tool, absent, compile_model
 from converters.compilers.tools import EDGETPU, HAILO, RKNN, TENSORRT
 from edge_sdk.errors import BackendError, ConversionError, UsageError
@@ -62,6 +63,10 @@ def model(tmp_path) -> Path:
     return path
 
 
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache", limit_mb=1, say=lambda _: None)
+
+
 def test_a_compiler_turns_a_build_into_the_file_it_promises(runs, model, tmp_path):
     made = compile_model(TOOL, model, tmp_path / "out", limit_s=30)
 
@@ -74,7 +79,7 @@ def test_a_compiler_turns_a_build_into_the_file_it_promises(runs, model, tmp_pat
 def test_the_same_model_options_and_version_come_from_the_cache(runs, model, tmp_path, monkeypatch):
     def made(name: str, mode: str = "good"):
         return compile_model(
-            TOOL, model, tmp_path / name, options={"mode": mode}, limit_s=30, cache=tmp_path / "cache"
+            TOOL, model, tmp_path / name, options={"mode": mode}, limit_s=30, cache=cache(tmp_path)
         )  # fmt: skip
 
     first, again, other = made("a"), made("b"), made("c", "better")
@@ -89,13 +94,29 @@ def test_the_same_model_options_and_version_come_from_the_cache(runs, model, tmp
 
 
 def test_a_damaged_cache_entry_is_made_again(runs, model, tmp_path):
-    first = compile_model(TOOL, model, tmp_path / "a", limit_s=30, cache=tmp_path / "cache")
-    (tmp_path / "cache" / first.key / "file").write_bytes(b"half")
+    first = compile_model(TOOL, model, tmp_path / "a", limit_s=30, cache=cache(tmp_path))
+    (entry,) = (tmp_path / "cache").rglob("cars_standin.tflite")
+    entry.write_bytes(b"half")
 
-    again = compile_model(TOOL, model, tmp_path / "b", limit_s=30, cache=tmp_path / "cache")
+    again = compile_model(TOOL, model, tmp_path / "b", limit_s=30, cache=cache(tmp_path))
 
+    assert again.key == first.key
     assert not again.cached
     assert again.file.read_bytes() == b"compiled:weights"
+
+
+def test_compiled_files_share_the_limit_of_the_cache_and_the_unused_ones_go_first(runs, model, tmp_path):
+    model.write_bytes(b"x" * 400_000)
+    kept = []
+    for index, mode in enumerate(("a", "b", "c")):
+        made = compile_model(
+            TOOL, model, tmp_path / mode, options={"mode": mode}, limit_s=30, cache=cache(tmp_path)
+        )  # fmt: skip
+        entry = tmp_path / "cache" / made.key[:2] / made.key
+        os.utime(entry / "entry.json", (index, index))
+        kept.append(entry)
+
+    assert [entry.exists() for entry in kept] == [False, True, True]
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def test_without_the_environment_the_row_says_how_to_make_it(world, tmp_path):
     assert done.returncode == 2, done.stderr
     message = json.loads(done.stdout)["error"]["message"]
     assert "onnx2tf (ONNX to LiteRT, through TensorFlow) runs in an environment of its own of 2.7 GB" in message
-    assert "--make-environments makes it once" in message
+    assert "add --make-environments, or make it once with `python -m converters.environments onnx2tf`" in message
 
 
 def test_a_quantized_file_is_kept_as_it_came_and_needs_no_calibration(testdata, tmp_path):
@@ -215,6 +215,6 @@ def test_a_quantized_file_is_kept_as_it_came_and_needs_no_calibration(testdata, 
     artifact = json.loads(done.stdout)["artifacts"][0]
     rows = {c["precision"]: (c["status"], c["reason"]) for c in artifact["candidates"]}
     assert rows["int8"][0] == "chosen"
-    assert rows["fp32"] == ("skipped", "the source is int8 already: for litert its file is kept as it came")
+    assert rows["fp32"] == ("skipped", "the source is int8 already: litert keeps it so")
     assert artifact["chosen"]["metric"]["drop"] == 0
     assert artifact["chosen"]["metric"]["value"] > 0.7

@@ -206,7 +206,7 @@ def test_without_the_environment_the_source_stays_as_it_is_and_the_reason_says_h
 
     assert (found.absent, said) == ({}, [])
     assert list(found.forms) == ["onnx"]
-    assert "--make-environments makes it once" in str(bridge.why(found, "litert"))
+    assert "make it once with `python -m converters.environments onnx2tf`" in str(bridge.why(found, "litert"))
     assert bridge.why(found, "onnxruntime") is None
     assert "2.7 GB" in how_to_make(environment("onnx2tf"))
 

@@ -18,6 +18,8 @@ import convert_parts
 
 from converters.backends import onnx_float, onnx_int8, openvino, ort, reuse, sqnr
 from converters.backends.onnx_prepare import fold, optimise
+from converters.frontends.base import Source
+from converters.frontends.onnx import inspect
 from edge_sdk.errors import BackendError, CalibrationError, ConversionError
 
 BUILDS = {"ort": (ort, "onnxruntime"), "openvino": (openvino, "openvino")}
@@ -240,16 +242,30 @@ def test_openvino_starts_from_a_tflite_file_and_answers_as_litert_does(testdata,
     assert built.input.dtype == "uint8"
 
 
-def test_a_quantized_source_is_not_quantized_again(tmp_path, pictures):
+def test_a_quantized_source_keeps_its_integers_and_is_not_rounded_again(tmp_path, pictures):
     model = parts.network(tmp_path / "m.onnx")
     once = openvino.build(parts.request(model, tmp_path / "a", precision="int8", images=pictures))
+    words = {"precision": "int8", "images": pictures, "form": "openvino", "outputs": ("probs",)}
 
+    again = openvino.build(parts.request(once.files[0], tmp_path / "b", **words))
+
+    assert "integers of the source kept" in again.steps
     with pytest.raises(ConversionError, match="the source is quantized already"):
-        openvino.build(
-            parts.request(
-                once.files[0], tmp_path / "b", precision="int8", images=pictures, form="openvino", outputs=("probs",)
-            )
-        )
+        openvino.build(parts.request(once.files[0], tmp_path / "c", method="accuracy", **words))
+
+
+def test_qdq_onnx_keeps_its_integers_in_int8_with_the_same_answers(tmp_path, pictures):
+    model = parts.network(tmp_path / "m.onnx")
+    once = ort.build(parts.request(model, tmp_path / "a", precision="int8", images=pictures))
+    (tmp_path / "again").mkdir()
+    source = Source.from_json(inspect(str(once.files[0]), tmp_path / "again", {}))
+
+    more = {"precision": "int8", "input": once.input}
+    again = ort.build(parts.request(Path(source.forms["onnx"]), tmp_path / "b", **more))
+
+    assert source.precision == "int8"
+    assert "integers of the source kept" in again.steps
+    np.testing.assert_array_equal(probs("ort", once, pictures), probs("ort", again, pictures))
 
 
 def tuned(path: Path, out: Path, share: float) -> Path:

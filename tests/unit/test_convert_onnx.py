@@ -97,21 +97,6 @@ def test_a_damaged_file_is_said_to_be_damaged(tmp_path):
         read(path, tmp_path)
 
 
-def test_external_data_is_refused_and_the_tensor_named(tmp_path):
-    path = parts.classifier(tmp_path / "a.onnx")
-    onnx.save(
-        onnx.load(str(path)),
-        str(path),
-        save_as_external_data=True,
-        size_threshold=0,
-        location="w.bin",
-        convert_attribute=True,
-    )
-
-    with pytest.raises(ConversionError, match="keeps the tensor `w1` in another file"):
-        read(path, tmp_path)
-
-
 def test_nan_weights_are_refused_and_the_weight_named(tmp_path):
     path = parts.classifier(tmp_path / "a.onnx")
     model = onnx.load(str(path))
