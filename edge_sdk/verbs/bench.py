@@ -9,7 +9,8 @@ from typing import Any
 from edge_sdk.errors import UsageError
 from edge_sdk.output import Output
 from edge_sdk.pipeline_config import SLOT, PipelineConfig
-from edge_sdk.verbs.run import Session, pipeline_of
+from edge_sdk.verbs.run import pipeline_of
+from edge_sdk.verbs.run_session import Session
 
 _THERE_S = 1800.0
 _SYNTHETIC = "synthetic:640x480?n={n}"

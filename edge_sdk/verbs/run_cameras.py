@@ -13,8 +13,9 @@ from edge_sdk.parsing import write_dataclass
 from edge_sdk.pipeline_config import PipelineConfig
 from edge_sdk.sinks.uri import place
 from edge_sdk.sources.uri import kind_of, redact
-from edge_sdk.verbs.run import Session, check_text, warnings_of, with_stdin
 from edge_sdk.verbs.run_reload import File, Reloader
+from edge_sdk.verbs.run_session import Session, with_stdin
+from edge_sdk.verbs.run_text import check_text, warnings_of
 
 _ALONE = (
     *("model", "source", "policy", "out", "save", "view", "serve", "host", "rate", "token_file"),

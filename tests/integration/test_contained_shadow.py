@@ -21,7 +21,7 @@ from edge_sdk.errors import BackendError
 from edge_sdk.pipeline import Pipeline
 from edge_sdk.pipeline.contained import Contained
 from edge_sdk.testing import CollectingSink, ListSource, build_artifact, color_frame
-from edge_sdk.verbs.run import shadow_text
+from edge_sdk.verbs.run_text import shadow_text
 
 RUNTIME = """
 import ctypes, os, time

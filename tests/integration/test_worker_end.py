@@ -19,7 +19,7 @@ from edge_sdk.agent.process import Worker
 from edge_sdk.agent.supervisor import Supervisor
 from edge_sdk.output import Output
 from edge_sdk.testing import build_artifact
-from edge_sdk.verbs.run import Session
+from edge_sdk.verbs.run_session import Session
 
 LIMIT_S = 60
 FINITE = "synthetic:64x48?n=5&fps=100"
