@@ -380,6 +380,8 @@ class Pipeline(Live):
                 context |= {"fps": source.fps} if source.fps else {}
                 self._sink_context = context
                 sink = sink_table.create(uri, {**context, **options})
+                if self._recorder is not None and hasattr(sink, "cut_from"):
+                    sink.cut_from(self._recorder.folder)
             made.append((redact(uri), sink))
         return made
 

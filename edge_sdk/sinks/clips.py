@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import cv2
 from edge_sdk.errors import SinkError
 from edge_sdk.sinks.avi import MjpegAvi
 from edge_sdk.sinks.base import FrameResult, rule_events
+from edge_sdk.sinks.cut import Cutter, Job
 from edge_sdk.sinks.draw import draw
 from edge_sdk.sinks.folder import folder_of
 
@@ -29,6 +31,9 @@ class Clips:
     on the disk, and the JPEG quality. The oldest clips go first, also when the disk is full. The AVI can be read at
     every moment: a killed process leaves what it had written. A disk that takes nothing although no older clip is left
     costs clips, counted and raised at the end; it stops no pipeline.
+
+    After `cut_from` the AVI is replaced by an `.mkv` cut from that recording, once its end is on the disk; where that
+    does not work the AVI stays.
     """
 
     changeable: ClassVar[frozenset[str]] = frozenset({"pre_s", "post_s", "max_mb", "min_free_mb", "quality"})
@@ -46,6 +51,8 @@ class Clips:
         self._size = (0, 0)
         self._events: list[dict[str, Any]] = []
         self._start_t = self._until_t = 0.0
+        self._wall_s = self._event_t = 0.0
+        self._cutter: Cutter | None = None
         self.clips = self.lost = 0
         self._why = ""
 
@@ -53,6 +60,10 @@ class Clips:
         """Take over the options of another that was made for the same folder."""
         self._pre_s, self._post_s, self._quality = other._pre_s, other._post_s, other._quality
         self._store.most, self._store.min_free = other._store.most, other._store.min_free
+
+    def cut_from(self, folder: Path) -> None:
+        """Cut clips from the recording in `folder`, that of the main stream whose sub-stream the pipeline sees."""
+        self._cutter = Cutter(folder)
 
     def open(self) -> None:
         self._store.open()
@@ -82,6 +93,8 @@ class Clips:
 
     def close(self) -> None:
         self._finish()
+        if self._cutter is not None:
+            self._cutter.close()
         if self.lost:
             raise SinkError(f"`{self.folder}`: {self.lost} clips could not be written: {self._why}")
 
@@ -93,16 +106,21 @@ class Clips:
         self._until_t = min(t_s + self._post_s, self._start_t + _LONGEST_S)
         self._events += item.events
         assert self._clip is not None
-        text = json.dumps(
-            {"t_s": round(self._start_t, 3), "fps": self._fps, "events": self._events}, ensure_ascii=False
-        )
-        self._put(self._clip.path.with_suffix(".json"), text.encode() + b"\n")
+        self._put_facts(self._clip.path, self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        return {"t_s": round(self._start_t, 3), "fps": self._fps, "events": self._events}
+
+    def _put_facts(self, video: Path, facts: dict[str, Any]) -> None:
+        text = json.dumps(facts | {"video": video.name}, ensure_ascii=False)
+        self._put(video.with_suffix(".json"), text.encode() + b"\n")
 
     def _begin(self, item: FrameResult) -> None:
         path = self.folder / f"{self._store.stem(item.frame.index)}.avi"
         self._store.make_room()
         self._clip = self._store.write(lambda: self._new(path), but=path.stem)
-        self._start_t = self._before[0][0]
+        self._start_t, self._event_t = self._before[0][0], item.frame.t_s
+        self._wall_s = time.time() - max(0.0, time.monotonic() - item.frame.captured_s)
         self.clips += 1
         _, picture = cv2.imencode(".jpg", draw(item))
         self._put(path.with_suffix(".jpg"), picture.tobytes())
@@ -130,9 +148,21 @@ class Clips:
         self._store.put(path, data, but=path.stem)
 
     def _finish(self) -> None:
-        if self._clip is not None:
-            self._clip.close()
+        clip, facts = self._clip, self._facts()
         self._clip, self._events = None, []
+        if clip is None:
+            return
+        clip.close()
+        if self._cutter is not None:
+            end_s = min(self._wall_s + self._until_t - self._event_t, time.time())
+            video = clip.path.with_suffix(".mkv")
+
+            def done(why: str | None) -> None:
+                if why is None:
+                    self._put_facts(video, facts)
+                    clip.path.unlink(missing_ok=True)
+
+            self._cutter.add(Job(self._wall_s - self._pre_s, end_s, video, done))
 
     def _lose(self, error: OSError) -> None:
         self.lost += 1

@@ -37,7 +37,7 @@ class Recorder:
         self._script = address_script(uri, "tcp")
         self.uri = redact(uri)
         self._config = config
-        self._folder = Path(config.folder)
+        self.folder = Path(config.folder)
         self._backoff = Backoff(first_s=1.0, max_s=15.0)
         self._child: Child | None = None
         self._stopped = threading.Event()
@@ -57,11 +57,11 @@ class Recorder:
                 "`record` needs the ffmpeg command", hint="apt-get install ffmpeg, or leave `record` out"
             )
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SinkError(f"cannot record to `{self._folder}`: {(error.strerror or str(error)).lower()}") from None
-        if not os.access(self._folder, os.W_OK):
-            raise SinkError(f"cannot record to `{self._folder}`: it may not be written by this user")
+            raise SinkError(f"cannot record to `{self.folder}`: {(error.strerror or str(error)).lower()}") from None
+        if not os.access(self.folder, os.W_OK):
+            raise SinkError(f"cannot record to `{self.folder}`: it may not be written by this user")
         self._thread = threading.Thread(target=self._keep, name="recorder", daemon=True)
         self._thread.start()
 
@@ -76,10 +76,10 @@ class Recorder:
 
     def describe(self) -> dict[str, Any]:
         """Return what is kept now and what went wrong last."""
-        kept = segments(self._folder)
+        kept = segments(self.folder)
         return {
             "uri": self.uri,
-            "folder": str(self._folder),
+            "folder": str(self.folder),
             "segments": len(kept),
             "mb": round(sum(s.size for s in kept) / MB, 1),
             "deleted": self.deleted,
@@ -156,16 +156,16 @@ class Recorder:
             *("-map", "0:v:0", "-map", "0:a?", "-c", "copy"),
             *("-f", "segment", "-segment_time", f"{self._config.segment_s:g}", "-segment_format", "matroska"),
             *("-segment_format_options", "cluster_time_limit=1000:flush_packets=1"),
-            *("-reset_timestamps", "1", "-strftime", "1", str(self._folder).replace("%", "%%") + f"/{STAMP}"),
+            *("-reset_timestamps", "1", "-strftime", "1", str(self.folder).replace("%", "%%") + f"/{STAMP}"),
         ]
 
     def _make_room(self) -> None:
         try:
-            free = shutil.disk_usage(self._folder).free
+            free = shutil.disk_usage(self.folder).free
         except OSError as error:
-            self._failed(f"`{self._folder}`: {error.strerror}")
+            self._failed(f"`{self.folder}`: {error.strerror}")
             return
-        kept = segments(self._folder)
+        kept = segments(self.folder)
         for segment in to_delete(kept, self._config, now_s=time.time(), free_bytes=free):
             try:
                 segment.path.unlink()
