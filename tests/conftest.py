@@ -18,6 +18,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # for what tests share: support, pipeline_parts, …
 
 
+@pytest.fixture(scope="session", autouse=True)
+def signals_reach_processes() -> None:
+    """Undo that whoever started the tests in the background let them, and so all that they start, ignore signals."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
 @pytest.fixture(scope="session")
 def testdata() -> Path:
     """The folder of real models, data sets, videos and broken inputs (`EDGE_TESTDATA`)."""

@@ -29,6 +29,12 @@ from edge_sdk.runtimes.base import (
 _VERSION = ov.__version__.partition("-")[0]
 _DTYPES = {"f32": "float32", "f16": "float16", "f64": "float64", "u8": "uint8", "i8": "int8", "i16": "int16"}
 _DTYPES |= {"u16": "uint16", "i32": "int32", "i64": "int64", "boolean": "bool"}
+_CORE = ov.Core()
+"""The one core of this process, which is never let go.
+
+The CPU plugin of each core gives its thread a stack for signals (sigaltstack). Of several cores, or of one that another
+thread lets go, it leaves a stack behind that is gone, and the next signal ends the process (seen with OpenVINO 2026.4).
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +65,13 @@ class OpenVinoRuntime:
         chosen = read_options(options, OpenVinoOptions, self.name)
         check_model_file(model, self.name)
         _check_format(model)
-        core = ov.Core()
-        device = _device(core, chosen.provider)
+        device = _device(chosen.provider)
         try:
-            network = core.read_model(str(model))
+            network = _CORE.read_model(str(model))
         except Exception as error:
             raise _load_error(model, error) from None
         try:
-            compiled = core.compile_model(network, device, _properties(chosen, device))
+            compiled = _CORE.compile_model(network, device, _properties(chosen, device))
             self._request: Any = compiled.create_infer_request()
             self._compiled: Any = compiled
         except Exception as error:
@@ -191,8 +196,8 @@ def _properties(chosen: OpenVinoOptions, device: str) -> dict[str, Any]:
     return properties | chosen.properties
 
 
-def _device(core: Any, provider: str) -> str:
-    available = list(core.available_devices)
+def _device(provider: str) -> str:
+    available = list(_CORE.available_devices)
     wanted = provider.upper()
     base = wanted.split(":")[0]
     if base in ("AUTO", "MULTI", "HETERO") or any(wanted == d or d.split(".")[0] == wanted for d in available):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 import time
@@ -67,6 +68,34 @@ def test_outputs_that_are_kept_do_not_change_with_the_next_inference(engine: str
     for seed, outputs in enumerate(kept):
         for name, value in runtime.infer(feeds_of(runtime, seed)).items():
             np.testing.assert_array_equal(outputs[name], value)
+
+
+SIGNALLED = """
+import os, signal, sys, threading
+from pathlib import Path
+from edge_sdk import runtimes
+
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+first, second = (runtimes.registry().load("openvino")(Path(sys.argv[1]), {}) for _ in range(2))
+first.close()
+del first
+os.kill(os.getpid(), signal.SIGTERM)
+held = [second]
+del second
+other = threading.Thread(target=lambda: held.pop().close())
+other.start()
+other.join()
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_engines_that_are_closed_in_any_order_and_thread_leave_a_process_that_a_signal_does_not_end(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "m.onnx").write_bytes(tiny_classifier_onnx())
+    words = [sys.executable, "-c", SIGNALLED, str(tmp_path / "m.onnx")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\nhandled\n"), done.stderr
 
 
 @pytest.mark.parametrize("name", REAL)
