@@ -1,7 +1,7 @@
 """How old a live camera's frames are when they are answered, and how soon its freeze and its return are noticed.
 
-`python -m bench.live` writes bench/results/live.json. The first part plays a test pattern three times as fast as the
-model answers, for ten minutes; the second one freezes a real RTSP server (GStreamer's, run by the system's Python).
+The first part plays a test pattern three times as fast as the model answers, for ten minutes; the second one freezes a
+real RTSP server (GStreamer's, run by the system's Python).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.pipeline import TESTDATA, model_artifact
-from bench.run import RESULTS, machine
+from bench.run import RESULTS, machine, table
 
 FASTER = 3.0
 _STALL_S = 2.0
@@ -29,7 +29,7 @@ _TICK_S = 0.05
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.live", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.run live", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0, help="length of the first part (default: 600)")
     parser.add_argument("--freezes", type=int, default=5, metavar="N", help="freezes of the second part (default: 5)")
     parser.add_argument("--out", type=Path, default=RESULTS / "live.json")
@@ -42,15 +42,43 @@ def main(words: Sequence[str] | None = None) -> int:
     freeze = freezes(artifact, args.freezes)
     sys.stderr.write(f"freeze: {json.dumps(freeze)}\n")
     result = {
-        "about": "Age of a live camera's frames with a source three times faster than the model; notice and return "
-        "of a frozen RTSP camera",
-        "command": f"python -m bench.live --seconds {args.seconds:g} --freezes {args.freezes}",
+        "about": about(age["seconds"]),
+        "command": f"python -m bench.run live --seconds {args.seconds:g} --freezes {args.freezes}",
         "machine": machine(),
+        "rows": rows(age, freeze),
         "frame_age": age,
         "freeze": freeze,
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"live\n{table(result)}")
     return 0
+
+
+def about(seconds: float) -> str:
+    return f"A live camera for {seconds:g} s, {FASTER:g} times faster than the model; a frozen RTSP camera"
+
+
+def rows(age: Mapping[str, Any], freeze: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return both parts as rows of a table, what is aimed at beside each figure."""
+    first, last = age["first_and_last_tenth_p50_ms"]
+    found = [
+        ("age of an answered frame, p99", age["age_ms"]["p99"], "ms", f"<= {age['limit_ms']:g}"),
+        ("the same, p50 of the first tenth", first, "ms", ""),
+        ("the same, p50 of the last tenth", last, "ms", "flat"),
+        ("trend of the age", age["slope_ms_per_minute"], "ms a minute", "flat"),
+        ("inference, p99", age["inference_ms"]["p99"], "ms", ""),
+        ("frames a second, of the camera", age["source_fps"], "", ""),
+        ("frames a second, answered", age["answered_fps"], "", ""),
+    ]
+    if "skipped" not in freeze:
+        times, notice, back = freeze["times"], freeze["noticed_limit_s"], freeze["returned_limit_s"]
+        noticed = f"freeze noticed, slowest of {times} (stall_s = {freeze['stall_s']:g})"
+        found.append((noticed, freeze["noticed_s"]["max"], "s", f"<= {notice:g}"))
+        found.append(
+            (f"first frame after its return, slowest of {times}", freeze["returned_s"]["max"], "s", f"<= {back:g}")
+        )
+    names = ("figure", "measured", "unit", "aim")
+    return [dict(zip(names, row, strict=True)) for row in found]
 
 
 def frame_age(artifact: Any, seconds: float) -> dict[str, Any]:
@@ -75,7 +103,7 @@ def frame_age(artifact: Any, seconds: float) -> dict[str, Any]:
     latency_p99 = _at(latencies, 0.99)
     limit = interval_ms + 1.5 * latency_p99
     return {
-        "seconds": seconds,
+        "seconds": round(ages[-1][0], 1),
         "source_fps": round(fps, 2),
         "answered_fps": report["fps"],
         "dropped": report["frames"]["dropped"],

@@ -2,7 +2,7 @@
 
 import time
 
-from common import Meter, words, yolox_boxes, yolox_letterbox
+from common import Meter, words, yolox_boxes, yolox_kept, yolox_letterbox
 
 start = time.process_time()
 import onnxruntime as ort  # noqa: E402
@@ -18,7 +18,7 @@ meter = Meter()
 def infer(frames):
     for frame in frames:
         tensor, ratio = yolox_letterbox(frame.image, size)
-        found = len(yolox_boxes(session.run(None, {name: tensor})[0], size, ratio)[0])
+        found = yolox_kept(*yolox_boxes(session.run(None, {name: tensor})[0], size, ratio))
         if meter.frame(found) == n:
             pipeline.terminate()
     return [{}] * len(frames)

@@ -2,10 +2,10 @@
 
 import time
 
-from common import Meter, frames_of, words, yolox_boxes, yolox_letterbox
+from common import Meter, frames_of, words, yolox_boxes, yolox_kept, yolox_letterbox
 
 start = time.process_time()
-import cv2  # noqa: E402
+import cv2  # noqa: E402, F401
 import onnxruntime as ort  # noqa: E402
 
 imported = time.process_time() - start
@@ -15,7 +15,5 @@ name, size = session.get_inputs()[0].name, session.get_inputs()[0].shape[2]
 meter = Meter()
 for frame in frames_of(video, n):
     tensor, ratio = yolox_letterbox(frame, size)
-    boxes, scores, classes = yolox_boxes(session.run(None, {name: tensor})[0], size, ratio)
-    xywh = [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in boxes.tolist()]
-    meter.frame(len(cv2.dnn.NMSBoxesBatched(xywh, scores.tolist(), classes.tolist(), 0.25, 0.45)) if xywh else 0)
+    meter.frame(yolox_kept(*yolox_boxes(session.run(None, {name: tensor})[0], size, ratio)))
 meter.report(imported)
