@@ -69,13 +69,7 @@ class Rollouts:
                 f"no enrolled device of this selection has a profile of release `{release}`: {', '.join(sizes)}",
                 hint="`edge device list` shows the fleet and its profiles",
             )
-        busy = {d: r for d, r in store.overlapping(self._db, self._tenant).items() if d in fitting}
-        if busy:
-            device, other = next(iter(busy.items()))
-            raise ConflictError(
-                f"{len(busy)} devices are in another rollout that is not finished, such as `{device}` in `{other}`",
-                hint=f"let it finish, or `edge rollout abort {other}`",
-            )
+        self._check_free(fitting)
         number = len(store.all_rollouts(self._db, self._tenant)) + 1
         rollout_id = f"r{number}-{found['id']}"[:63]
         stages = assign(
@@ -85,18 +79,7 @@ class Rollouts:
             first_devices=policy.first_devices,
             holdback=policy.holdback,
         )
-        records = [
-            Record(
-                device=d,
-                profile=p,
-                stage=stages.get(d, 0),
-                sha256=sizes[p]["sha256"] if p in sizes else None,
-                state=state_machine.QUEUED if p in sizes else state_machine.INCOMPATIBLE,
-                changed_at=now,
-                error=None if p in sizes else f"the release has nothing for profile `{p}`",
-            )
-            for d, p in fleet.items()
-        ]
+        records = _first_records(fleet, sizes, stages, now)
         waits = State.AWAITING_APPROVAL if policy.approval else State.READY
         state = State.DRAFT if draft else waits
         row = {
@@ -214,6 +197,15 @@ class Rollouts:
 
     # Small things
 
+    def _check_free(self, devices: Mapping[str, str]) -> None:
+        busy = {d: r for d, r in store.overlapping(self._db, self._tenant).items() if d in devices}
+        if busy:
+            device, other = next(iter(busy.items()))
+            raise ConflictError(
+                f"{len(busy)} devices are in another rollout that is not finished, such as `{device}` in `{other}`",
+                hint=f"let it finish, or `edge rollout abort {other}`",
+            )
+
     def _steer(
         self,
         rollout_id: str,
@@ -289,3 +281,21 @@ def _shown_record(record: Record) -> Row:
 
 def _unknown(rollout_id: str) -> NotFoundError:
     return NotFoundError(f"no rollout `{rollout_id[:80]}`", hint="`edge rollout list` shows them")
+
+
+def _first_records(
+    fleet: Mapping[str, str], targets: Mapping[str, Row], stages: Mapping[str, int], now: float
+) -> list[Record]:
+    """Return the record of each device, given as {device: profile}; a profile without a target is incompatible."""
+    return [
+        Record(
+            device=device,
+            profile=profile,
+            stage=stages.get(device, 0),
+            sha256=targets[profile]["sha256"] if profile in targets else None,
+            state=state_machine.QUEUED if profile in targets else state_machine.INCOMPATIBLE,
+            changed_at=now,
+            error=None if profile in targets else f"the release has nothing for profile `{profile}`",
+        )
+        for device, profile in fleet.items()
+    ]

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from edge_sdk.agent.worker import Channel, Job
+from edge_sdk.agent.worker_jobs import Channel, Job
 from edge_sdk.backoff import Backoff
 from edge_sdk.errors import EdgeError, SourceError, UsageError
 from edge_sdk.pipeline.cameras import Clock, as_json, together
