@@ -1,6 +1,6 @@
 """Loops around a detector and a video, ours and those that people write: CPU ms a frame of each.
 
-All use the same folded model, but for the tutorial's, which gets the published one and the engine's defaults.
+All use the same folded model, but for `demo` and `light`, which get the published one and the engine's defaults.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from bench.demo_loops import DEMOS
 
 TESTDATA = Path(os.environ.get("EDGE_TESTDATA", Path(__file__).resolve().parents[2] / "shared" / "testdata"))
 VIDEO = TESTDATA / "videos" / "car-detection.mp4"
@@ -64,13 +66,13 @@ def model_artifact(name: str, runtime: str = "onnxruntime", **options: Any) -> A
     folder = Path(tempfile.mkdtemp(prefix="edge-bench-"))
     onnx_file = folder / "model.onnx"
     onnx_file.write_bytes(folded.SerializeToString())
-    files = [onnx_file] if runtime == "onnxruntime" else _ir(onnx_file)
+    files = [onnx_file] if runtime == "onnxruntime" else to_ir(onnx_file)
     entries: dict[str, Any] = {f"model/{file.name}": file for file in files}
     entries["labels.txt"] = b""
     return write_artifact(folder / f"{name}.edge", manifest=manifest, entries=entries, evidence={})
 
 
-def _ir(onnx_file: Path) -> list[Path]:
+def to_ir(onnx_file: Path) -> list[Path]:
     """Convert a model to an OpenVINO IR in fp32 and return its two files."""
     import edge_sdk.runtimes.no_analytics  # noqa: F401  (before openvino)
 
@@ -204,38 +206,54 @@ def pull_workers(artifact: Any, frames: int) -> float:
     return _timed(work)
 
 
-def tutorial(artifact: Any, name: str, frames: int) -> float:
-    """The engine's defaults, float preprocessing in numpy, a fresh array for every step; ONNX Runtime."""
+def demo(name: str, frames: int) -> float:
+    """The loop of the model's own ONNX Runtime demo over the video, see `bench.demo_loops`."""
+    answer, session = DEMOS[name], _default_session(name)
+    return _with_defaults(lambda frame: answer(session, frame), frames)
+
+
+def light(artifact: Any, name: str, frames: int) -> float:
+    """The engine's defaults and float preprocessing in numpy, but the SDK's decoder, which sees likely rows only."""
     import cv2
     import numpy as np
-    import onnxruntime as ort
 
     facts = MODELS[name]
-    session = ort.InferenceSession(str(TESTDATA / "models" / facts["file"]), providers=["CPUExecutionProvider"])
+    session = _default_session(name)
     feed, size = session.get_inputs()[0].name, facts["size"]
     decoder = artifact.load()
     outputs = [o.name for o in decoder.manifest.outputs]
+    _, geometry = decoder.prepare(pictures(1)[0])
 
-    def work() -> int:
-        capture = _open(threads=cores())
-        for _ in range(frames):
-            frame = capture.read()[1]
-            _, geometry = decoder.prepare(frame)
-            if facts["letterbox"]:
-                ratio = min(size / frame.shape[0], size / frame.shape[1])
-                small = cv2.resize(frame, (int(frame.shape[1] * ratio), int(frame.shape[0] * ratio)))
-                image = np.ones((size, size, 3), np.float32) * 114.0
-                image[: small.shape[0], : small.shape[1]] = small
-            else:
-                image = cv2.resize(frame, (size, size)).astype(np.float32) / facts["std"]
-            tensor = np.ascontiguousarray(image.transpose(2, 0, 1)[np.newaxis], dtype=np.float32)
-            values = session.run(None, {feed: tensor})
-            decoder.decode(dict(zip(outputs, values, strict=True)), geometry)
-        return frames
+    def answer(frame: Any) -> None:
+        if facts["letterbox"]:
+            ratio = min(size / frame.shape[0], size / frame.shape[1])
+            small = cv2.resize(frame, (int(frame.shape[1] * ratio), int(frame.shape[0] * ratio)))
+            image = np.ones((size, size, 3), np.float32) * 114.0
+            image[: small.shape[0], : small.shape[1]] = small
+        else:
+            image = cv2.resize(frame, (size, size)).astype(np.float32) / facts["std"]
+        tensor = np.ascontiguousarray(image.transpose(2, 0, 1)[np.newaxis], dtype=np.float32)
+        values = session.run(None, {feed: tensor})
+        decoder.decode(dict(zip(outputs, values, strict=True)), geometry)
+
+    return _with_defaults(answer, frames)
+
+
+def _default_session(name: str) -> Any:
+    import onnxruntime as ort
+
+    return ort.InferenceSession(str(TESTDATA / "models" / MODELS[name]["file"]), providers=["CPUExecutionProvider"])
+
+
+def _with_defaults(answer: Callable[[Any], object], frames: int) -> float:
+    """Answer frame after frame, OpenCV and its decoder on as many threads as they take by themselves."""
+    import cv2
 
     cv2.setNumThreads(-1)
     begin = time.process_time()
-    work()
+    capture = _open(threads=cores())
+    for _ in range(frames):
+        answer(capture.read()[1])
     spent = time.process_time() - begin
     cv2.setNumThreads(1)
     return spent * 1000 / frames

@@ -22,7 +22,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-_NO_BENCHMARK = {"__init__", "run", "convert_cases", "convert_tools", "pipeline_loops"}
+_NO_BENCHMARK = {"__init__", "run", "convert_cases", "convert_tools", "demo_loops", "pipeline_loops"}
 
 
 def measure(cases: Mapping[str, Callable[[], float]], *, rounds: int) -> dict[str, dict[str, float]]:
