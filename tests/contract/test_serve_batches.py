@@ -20,7 +20,7 @@ from edge_sdk.serving.callback import signature
 from edge_sdk.serving.service import Service
 from edge_sdk.testing import build_artifact, color_frame, fake_model
 
-WAIT_S = 20
+WAIT_S = 60
 
 
 @contextlib.contextmanager

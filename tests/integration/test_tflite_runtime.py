@@ -17,7 +17,7 @@ from edge_sdk.schemas.manifest import InputSpec
 ROOT = Path(__file__).resolve().parents[2]
 BASE_TESTS = (
     *("tests/contract/test_runtimes.py", "tests/unit/test_preprocess.py", "tests/unit/test_decoders.py"),
-    *("tests/unit/test_artifact.py", "tests/unit/test_model.py"),
+    *("tests/unit/test_artifact.py", "tests/unit/test_artifact_manifest.py", "tests/unit/test_model.py"),
 )
 
 
