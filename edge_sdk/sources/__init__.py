@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_sdk.errors import UsageError
 from edge_sdk.registry import Plugin, Registry
-from edge_sdk.sources.uri import kind_of, redact, split_options
+from edge_sdk.sources.uri import Options, kind_of, redact, split_options
 
 if TYPE_CHECKING:
     from edge_sdk.sources.base import Source
@@ -50,7 +50,8 @@ def create(uri: str, options: Mapping[str, Any] | None = None) -> Source:
 
     The options `loop` and `pace` (frames per second, or true for its own rate) work on every finite source and make
     it a live one: its frames come and go at that rate whether or not they are read. `decode` reads a video or a stream
-    with an ffmpeg process (see `edge_sdk.sources.ffmpeg`), `isolate` decodes in a process of its own.
+    with an ffmpeg process (see `edge_sdk.sources.ffmpeg`), `keyframes` does so with a live stream's keyframes alone,
+    `isolate` decodes in a process of its own.
 
     Raises:
         UsageError: the form, or an option, is unknown.
@@ -73,6 +74,8 @@ def can_isolate(uri: str) -> bool:
 
 def _plain(uri: str, options: dict[str, Any]) -> Source:
     kind = kind_of(uri)
+    if kind in _ISOLATED and _keyframes(uri, kind, options) and options.setdefault("decode", "software") == "auto":
+        options["decode"] = "software"
     decode, isolate = options.get("decode"), options.pop("isolate", False)
     if decode is not None:
         if kind not in _DECODED:
@@ -96,6 +99,18 @@ def _plain(uri: str, options: dict[str, Any]) -> Source:
         return Isolated(uri, options)
     source: Source = sources().load(kind)(uri, options)
     return source
+
+
+def _keyframes(uri: str, kind: str, options: dict[str, Any]) -> bool:
+    """Say whether only keyframes are wanted; the option goes where they are not."""
+    if not Options(options, frozenset(options), "a source").flag("keyframes"):
+        options.pop("keyframes", None)
+        return False
+    if kind != "stream":
+        raise UsageError(
+            f"source option `keyframes` does not go with `{redact(uri)}`", hint="live network streams have it"
+        )
+    return True
 
 
 __all__ = ["can_isolate", "create", "kind_of", "redact", "sources", "split_options"]

@@ -42,12 +42,12 @@ class Ffmpeg:
     pipe, never in its arguments, which every user of the machine can read. Frames keep the size of the first one.
 
     Options: `decode`, `codec` (what v4l2m2m decodes, default h264), `threads`, `transport` (tcp or udp, RTSP only),
-    `open_timeout_s`, `read_timeout_s`.
+    `open_timeout_s`, `read_timeout_s`; `keyframes` decodes nothing but the keyframes of a live stream, in software.
     """
 
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
-        known = frozenset({"decode", "codec", "threads", "transport", "open_timeout_s", "read_timeout_s"})
-        options = Options(options, known, "a source with `decode`")
+        known = {"decode", "codec", "threads", "transport", "open_timeout_s", "read_timeout_s", "keyframes"}
+        options = Options(options, frozenset(known), "a source with `decode`")
         self._is_file = kind_of(uri) == "video"
         self._address = uri
         self.uri = redact(uri)
@@ -57,6 +57,9 @@ class Ffmpeg:
         if self._decode not in DECODES:
             hint = near_miss(self._decode, DECODES) or f"known: {', '.join(DECODES)}"
             raise UsageError(f"source option `decode` cannot be {self._decode!r}", hint=hint)
+        self._keyframes = options.flag("keyframes")
+        if self._keyframes:
+            self._decode = self._only_software()
         self._codec = str(options.get("codec", "h264"))
         if not re.fullmatch(r"[a-z0-9]{2,16}", self._codec):
             raise UsageError(f"source option `codec` must be a name such as h264 or hevc, found {self._codec!r}")
@@ -149,6 +152,22 @@ class Ffmpeg:
         """Return what was done otherwise than asked."""
         return tuple(self._warnings)
 
+    def _only_software(self) -> str:
+        """Return the decoder of keyframes: the others, which cost most, are never decoded.
+
+        Raises:
+            UsageError: the source is no live stream, or a hardware decoder is named.
+        """
+        if not self.live:
+            raise UsageError(
+                f"source option `keyframes` does not go with `{self.uri}`", hint="of a file every frame is taken"
+            )
+        if self._decode not in ("software", "auto"):
+            raise UsageError(
+                f"source option `keyframes` does not go with `decode` = {self._decode!r}", hint="leave `decode` out"
+            )
+        return "software"
+
     def _start(self, choice: Choice) -> None:
         words, stdin = self._command(choice.used.arguments)
         child = self._child = Child(words, name="ffmpeg", stdin=stdin)
@@ -170,7 +189,7 @@ class Ffmpeg:
             child.close()
             raise SourceError(f"`{self.uri}` has frames of {width} x {height} pixels, the limit is {MAX_PIXELS}")
         fps = rate / per if per else 0.0
-        self.fps = fps if 0.1 <= fps <= 1000 else None
+        self.fps = fps if 0.1 <= fps <= 1000 and not self._keyframes else None
         buffer = np.empty(len(_MARK) + height * 3 // 2 * width, np.uint8)
         self._planes = buffer[len(_MARK) :].reshape(height * 3 // 2, width)
         self._view = memoryview(buffer.data)
@@ -184,6 +203,7 @@ class Ffmpeg:
         path, _ = ffmpeg()
         assert path is not None
         words = [path, "-hide_banner", "-nostdin", "-loglevel", "warning", "-threads", str(self._threads), *hardware]
+        words += ["-skip_frame", "nokey"] if self._keyframes else []
         stdin = None
         if self._is_file:
             words += ["-i", f"file:{file_path(self._address)}"]
@@ -211,7 +231,9 @@ class Ffmpeg:
         lines = [line.removeprefix("pipe:0: ") for line in lines if line and "Last message repeated" not in line]
         if lines:
             return lines[-1]
-        return "ffmpeg gave no reason" if self._is_file else explain_silence(self._address)
+        if self._is_file:
+            return "ffmpeg gave no reason"
+        return "the stream ended" if self._count else explain_silence(self._address)
 
     def _warn(self, text: str) -> None:
         line = f"`{self.uri}`: {text}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -252,3 +253,74 @@ def test_a_video_over_http_is_read_to_its_end_with_its_password(web, options):
     with pytest.raises(SourceError) as caught:
         create(f"{web.replace('s3cret', 'wr0ng')}/bgs_video.avi", options).open()
     assert "wr0ng" not in f"{caught.value.message}{caught.value.hint}"
+
+
+@pytest.fixture
+def live(tmp_path, testdata):
+    """The address of a live H.264 stream: 50 frames of a real video, every tenth a keyframe, and the file of it."""
+    path = tmp_path / "live.ts"
+    words = ["ffmpeg", "-v", "error", "-i", str(testdata / "videos" / "bgs_video.avi"), "-frames:v", "50"]
+    coding = ["-c:v", "libx264", "-bf", "2", "-g", "10", "-sc_threshold", "0", "-pix_fmt", "yuv420p"]
+    subprocess.run([*words, *coding, str(path)], check=True)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            data = path.read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/live", path
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("options", [{}, {"decode": "auto"}], ids=["alone", "with-auto"])
+def test_keyframes_of_a_live_stream_are_the_only_ones_that_are_decoded(live, options):
+    address, path = live
+    every = [f.image.astype(int) for f in frames_of(str(path))]
+    assert len(every) == 50
+    source = create(address, {"keyframes": True, **options})
+    source.open()
+    nearest, said = [], ""
+    try:
+        while source.grab():
+            image = source.retrieve().image
+            nearest.append(min(range(50), key=lambda i: np.abs(every[i] - image).mean()))
+    except SourceError as error:
+        said = error.message
+    source.close()
+    assert f"`{address}` stopped giving frames: " in said
+    assert "wrong path or credentials" not in said
+    # Those at the begin go into finding out what the stream is.
+    assert nearest
+    assert nearest == list(range(nearest[0], 50, 10))
+    assert nearest[0] % 10 == 0
+    assert source.fps is None
+
+
+def test_keyframes_are_refused_where_every_frame_is_due(tmp_path):
+    for uri in ("a.mp4", "camera:0"):
+        with pytest.raises(UsageError, match=f"`keyframes` does not go with `{uri}`") as caught:
+            create(uri, {"keyframes": True})
+        assert caught.value.hint == "live network streams have it"
+    with pytest.raises(UsageError, match="`keyframes` does not go with `http://cam/a.mp4`") as caught:
+        create("http://cam/a.mp4", {"keyframes": True})
+    assert caught.value.hint == "of a file every frame is taken"
+    with pytest.raises(UsageError, match="`keyframes` does not go with `decode` = 'vaapi'") as caught:
+        create("rtsp://cam/1", {"keyframes": True, "decode": "vaapi"})
+    assert caught.value.hint == "leave `decode` out"
+    with pytest.raises(UsageError, match="`keyframes`"):
+        create("rtsp://cam/1", {"keyframes": "some"})
+
+
+def test_keyframes_switched_off_leave_the_usual_decoder():
+    assert type(create("rtsp://cam/1", {"keyframes": False})).__name__ == "Stream"
+    assert type(create("rtsp://cam/1#keyframes=0")).__name__ == "Stream"
+    assert type(create("rtsp://cam/1#keyframes=1")).__name__ == "Ffmpeg"
