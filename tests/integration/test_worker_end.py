@@ -116,8 +116,10 @@ def test_a_run_whose_worker_is_killed_right_after_its_report_still_has_the_repor
     shim.write_text(DIES_AFTER_DONE.format(python=sys.executable))
     shim.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(shim))
-    for source in (FINITE, LIVE + "&n=5"):
-        assert Session(spec(artifact, source), Output()).run()["frames"]["processed"] == 5
+    assert Session(spec(artifact, FINITE), Output()).run()["frames"]["processed"] == 5
+    frames = Session(spec(artifact, LIVE + "&n=5"), Output()).run()["frames"]
+    assert frames["processed"] + sum(frames["dropped"].values()) == frames["in"]
+    assert 1 <= frames["processed"] <= 5, "a busy machine may miss frames of a camera"
 
 
 def test_what_shows_the_worker_s_events_and_lines_may_fail_and_its_end_is_still_told(artifact):
