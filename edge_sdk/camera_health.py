@@ -31,6 +31,8 @@ _SUSPECT = 0.75
 _FOUND_AGAIN = 0.2
 _TEXTURED = 0.3
 _FLAT = 0.3
+_GONE = 0.5
+_ALIEN = 0.2
 _MISSES = 2
 
 
@@ -171,7 +173,8 @@ class CameraHealth:
         step = 0.0 if self._last_s is None else t_s - self._last_s
         self._last_s = t_s
         found, value, limit, why = self._judge(image, t_s, step)
-        return self._settle(found, {"value": round(value, 4), "limit": round(limit, 4), "why": why}, t_s)
+        since_s = self._same_since_s if found is Problem.FROZEN else t_s
+        return self._settle(found, {"value": round(value, 4), "limit": round(limit, 4), "why": why}, t_s, since_s)
 
     def _rewind(self) -> None:
         self._last_s, self._last_gray = None, None
@@ -217,6 +220,10 @@ class CameraHealth:
         flat = view.texture < _FLAT * ref.texture
         if (lost > p.covered_share or flat) and like < _SAME_VIEW * ref.likeness:
             return Problem.COVERED, lost, p.covered_share, f"{100 * lost:.0f} % of the view lost its texture"
+        gone = 1 - view.texture / ref.texture
+        if gone > _GONE and like < _ALIEN * ref.likeness:
+            why = f"{100 * gone:.0f} % of the texture is gone, and the rest is not that of the view"
+            return Problem.COVERED, gone, _GONE, why
         focus = view.sharpness / max(view.texture, 1e-6) * ref.texture / max(ref.sharpness, 1e-6)
         if focus < p.focus_share:
             why = f"{100 * focus:.0f} % of the usual sharpness is left"
@@ -253,13 +260,13 @@ class CameraHealth:
             self._recent.pop(0)
         return likeness(view.edges, self._recent[0][1])
 
-    def _settle(self, found: Problem | None, detail: Event, t_s: float) -> tuple[Event, ...]:
-        """Apply the hold times; return what began and what ended."""
+    def _settle(self, found: Problem | None, detail: Event, t_s: float, since_s: float) -> tuple[Event, ...]:
+        """Apply the hold times; return what began and what ended. What is new has been so since `since_s`."""
         events: list[Event] = []
         for problem, watch in self._watches.items():
             if problem is found:
                 watch.clear_s, watch.missed = None, 0
-                watch.since_s = t_s if watch.since_s is None else watch.since_s
+                watch.since_s = since_s if watch.since_s is None else watch.since_s
                 hold_s = 0.0 if problem in (Problem.FROZEN, Problem.SIZE) else self.params.hold_s
                 if not watch.active and t_s - watch.since_s >= hold_s:
                     watch.active = True

@@ -30,7 +30,7 @@ from edge_sdk.sources.base import BrokenFrame, Frame
 
 logger = logging.getLogger(__name__)
 _FINISH_S = 120.0
-_STOP_S = 10.0
+_STOP_S = 6.0
 _INFERRED = Origin.INFERRED
 
 

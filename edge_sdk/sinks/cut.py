@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 MARGIN_S = 1.0
 _FLUSH_S = 2.5
 _CUT_S = 30.0
-_CLOSE_S = 10.0
+_CLOSE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class Cutter:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Cut what waits with what is recorded now, ten seconds at most."""
+        """Cut what waits with what is recorded now, five seconds at most."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()

@@ -67,6 +67,7 @@ ALTERATIONS: dict[str, tuple[str, Callable[[Any, int], Any]]] = {
     "black with noise": ("black", lambda f, i: noise(f.shape, 6, i)),
     "light into the lens": ("overexposed", lambda f, i: cv2.convertScaleAbs(f, beta=230)),
     "a lid": ("covered", lambda f, i: cv2.add(np.full_like(f, 70), noise(f.shape, 4, i))),
+    "a lid before a noisy sensor": ("covered", lambda f, i: cv2.add(np.full_like(f, 50), noise(f.shape, 16, i))),
     "a hand over nine tenths": ("covered", hand),
     "out of focus": ("defocused", lambda f, i: cv2.GaussianBlur(f, (0, 0), f.shape[1] * 5 / 768)),
     "turned by a tenth": ("moved", lambda f, i: shifted(f, 0.1)),
@@ -102,10 +103,21 @@ def test_an_altered_clip_raises_the_right_alarm_and_ends_it(name: str, how: str,
     assert end <= ALTERED_S[1] + 4.5
 
 
+def frozen_since(frames: list[Any]) -> float:
+    """What the event of a clip that freezes says about when it did."""
+    health, still = CameraHealth(), frames[int(ALTERED_S[0] / STEP_S)]
+    for i, frame in enumerate(frames):
+        for event in health.update(still if i * STEP_S >= ALTERED_S[0] else frame, i * STEP_S):
+            return float(event["since_s"])
+    raise AssertionError("it was not noticed")
+
+
 @pytest.mark.parametrize("name", CLIPS)
 def test_a_frozen_clip_is_noticed_after_five_seconds(name: str, clip: Any) -> None:
     frames = there_and_back(clip(name), 96)
     events = watch(frames, lambda f, i: frames[int(ALTERED_S[0] / STEP_S)])
+    since_s = frozen_since(frames)
+    assert since_s == ALTERED_S[0]
     assert [(e[0], e[1]) for e in events] == [("frozen", "begin"), ("frozen", "end")]
     assert events[0][2] == ALTERED_S[0] + 5.0
 
