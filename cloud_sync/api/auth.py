@@ -6,9 +6,10 @@ import base64
 import binascii
 import time
 from dataclasses import dataclass
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from fastapi import Request
+from fastapi import Depends, Request
 
 from cloud_sync.credentials import Keys, check_credential
 from cloud_sync.errors import AuthError
@@ -73,6 +74,9 @@ def operator_or_device(request: Request) -> Identity:
     if request.headers.get("authorization", "").lower().startswith("basic "):
         return device(request)
     return operator(request)
+
+
+Operator = Annotated[Identity, Depends(operator)]
 
 
 def _same_origin(request: Request) -> bool:

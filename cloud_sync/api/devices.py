@@ -6,14 +6,12 @@ import asyncio
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from cloud_sync import devices
-from cloud_sync.api.auth import Identity, operator
+from cloud_sync.api.auth import Operator
 from cloud_sync.base import Services
-
-Operator = Annotated[Identity, Depends(operator)]
 
 
 class AddRequest(BaseModel):

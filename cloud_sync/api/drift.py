@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
-from cloud_sync.api.auth import Identity, operator
+from cloud_sync.api.auth import Operator
 from cloud_sync.base import Services
-
-Operator = Annotated[Identity, Depends(operator)]
 
 
 def router(services: Services) -> APIRouter:

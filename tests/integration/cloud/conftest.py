@@ -26,7 +26,7 @@ from edge_sdk.schemas.ids import topic  # noqa: E402
 from edge_sdk.schemas.state import LAST_WILL  # noqa: E402
 
 
-def wait_for(what: Callable[[], Any], timeout_s: float = 30.0, *, why: str = "") -> Any:
+def wait_for(what: Callable[[], Any], timeout_s: float = 60.0, *, why: str = "") -> Any:
     """Return the first true value of `what`; fails the test when there is none in time."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

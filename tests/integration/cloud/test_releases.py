@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http.client
 import json
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest
 
 pytest.importorskip("tuf", reason="needs edge-sdk[agent]")
 
+import urllib3
 from tuf.api.exceptions import DownloadError
 from tuf.ngclient import Updater
 
@@ -109,8 +111,8 @@ class Camera(Device):
         """Look the target up and download it; False when the service is away, which is tried again."""
         try:
             self._fetch(desired)
-        except (OSError, DownloadError):
-            return False
+        except (OSError, DownloadError, http.client.HTTPException, urllib3.exceptions.HTTPError):
+            return False  # also in the middle of an answer
         return True
 
     def _fetch(self, desired: Desired) -> None:
@@ -227,7 +229,7 @@ class Fleet:
             time.sleep(0.1)
             return str(row["state"]) == until
 
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not there():
             seen = [(c.name, c.rev, c.digest, c.connections) for c in self.cameras]
             assert time.monotonic() < deadline, (until, row, seen)
