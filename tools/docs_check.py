@@ -20,7 +20,8 @@ os.environ |= {"NO_COLOR": "1", "COLUMNS": "100"}
 
 from edge_sdk import cli, errors  # noqa: E402  (the checkout's, whatever is installed)
 
-_LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
+_LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _PAGES = re.compile(r"(<!-- pages:(\S+) -->\n).*?(<!-- /pages -->)", re.DOTALL)
 _BENCH = re.compile(r"(<!-- bench:(\S+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
@@ -116,10 +117,20 @@ def with_lists_of_pages(text: str) -> str:
 
 
 def dead_links(page: Path, text: str) -> Iterator[str]:
-    """Yield one line for each relative link of `page` that leads to no file."""
-    for target in _LINK.findall(text):
-        if "://" not in target and not target.startswith("mailto:") and not (page.parent / target).exists():
+    """Yield one line for each relative link of `page` that leads to no file or to no heading in it."""
+    for target, heading in _LINK.findall(text):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        aim = page.parent / target if target else page
+        if not aim.exists():
             yield f"{page.relative_to(ROOT)}: link to {target} leads nowhere"
+        elif heading and aim.suffix == ".md" and heading not in anchors(aim.read_text()):
+            yield f"{page.relative_to(ROOT)}: {target or 'this page'} has no heading #{heading}"
+
+
+def anchors(text: str) -> set[str]:
+    """Return the names under which the headings of a page can be linked to, as GitHub makes them."""
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in _HEADING.findall(text)}
 
 
 def main() -> int:
