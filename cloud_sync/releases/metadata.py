@@ -105,7 +105,8 @@ class MetadataFiles:
         try:
             signed = Metadata.from_bytes(path.read_bytes()).signed
         except FileNotFoundError:
-            hint = "`edge trust init` makes the repository" if not self.exists else "restore it from a backup"
+            made = "`edge trust init` makes the repository, `--data DIR` names another"
+            hint = "restore it from a backup" if self.exists else made
             raise TrustError(f"{path} is missing", hint=hint) from None
         except (OSError, RepositoryError) as error:
             raise TrustError(f"{path} is damaged: {error}", hint="restore DATA/tuf from a backup") from None

@@ -258,8 +258,9 @@ def test_mistakes_are_named(repository: TrustRepository, tmp_path: Path, now: fl
     (repository.tuf / "timestamp.json").write_text("{")
     with pytest.raises(TrustError, match="is damaged"):
         repository.status(now)
-    with pytest.raises(TrustError, match="is missing"):
+    with pytest.raises(TrustError, match="is missing") as caught:
         TrustRepository(tmp_path / "none").status(now)
+    assert caught.value.hint == "`edge trust init` makes the repository, `--data DIR` names another"
 
 
 def test_private_keys_are_readable_by_their_owner_only(repository: TrustRepository) -> None:
