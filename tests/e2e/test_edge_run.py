@@ -8,7 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -55,6 +58,11 @@ def yolox(testdata, tmp_path_factory):
 
 def edge(*words: object, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*EDGE, *map(str, words)], capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+def side_by_side(paths: list[Path], run: Callable[[Path], Any]) -> list[tuple[Path, Any]]:
+    with ThreadPoolExecutor(4) as pool:
+        return list(zip(paths, pool.map(run, paths), strict=True))
 
 
 def start(*words: object) -> subprocess.Popen[str]:
@@ -247,8 +255,8 @@ GOOD = {
 
 
 def test_all_broken_material_gives_an_answer_or_a_clear_error(artifact, testdata):
-    for path in sorted((testdata / "bad").iterdir()):
-        done = edge("run", "--model", artifact, "--source", path, "--json")
+    paths = sorted((testdata / "bad").iterdir())
+    for path, done in side_by_side(paths, lambda path: edge("run", "--model", artifact, "--source", path, "--json")):
         answer = json.loads(done.stdout)
         assert "Traceback" not in done.stderr, path.name
         if path.name in GOOD:
@@ -260,8 +268,9 @@ def test_all_broken_material_gives_an_answer_or_a_clear_error(artifact, testdata
 
 
 def test_what_is_no_artifact_is_exit_4_by_name(testdata):
-    for path in sorted((testdata / "bad").glob("*.[otx]*")):
-        done = edge("run", "--model", path, "--source", "synthetic:64x48?n=1", "--json")
+    paths = sorted((testdata / "bad").glob("*.[otx]*"))
+    words = ("--source", "synthetic:64x48?n=1", "--json")
+    for path, done in side_by_side(paths, lambda path: edge("run", "--model", path, *words)):
         error = json.loads(done.stdout)["error"]
         assert (done.returncode, error["kind"]) == (4, "artifact"), path.name
         assert path.name in error["message"]
