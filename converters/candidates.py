@@ -222,10 +222,12 @@ def _reasons(
         if how is not None:
             yield Reason.NEEDS_ENVIRONMENT, how
         if any(as_it_came(source, f) and f in bridge.read_by(support.name) for f in source.forms):
-            yield (
-                Reason.UNSUPPORTED,
-                f"the source is {source.precision} already: {support.name} keeps it so",
+            kept = (
+                f"{support.name} keeps it so"
+                if source.precision in support.precisions
+                else (f"the profile `{profile.name}` has no {source.precision} for {support.name}")
             )
+            yield Reason.UNSUPPORTED, f"the source is {source.precision} already: {kept}"
         absent_form = bridge.failed(source, support.name)
         if absent_form is not None:
             yield Reason.UNSUPPORTED, absent_form

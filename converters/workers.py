@@ -125,6 +125,7 @@ class Workshop:
             "PYTHONSAFEPATH": "1",
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parent.parent), *_python_path()]),
             "OPENVINO_TELEMETRY_DISABLE": "1",
+            "ORT_DISABLE_TELEMETRY": "1",
             "NNCF_CI": "1",
             "TQDM_DISABLE": "1",
         }

@@ -25,7 +25,7 @@ def class_map(data: DataSet, classes: int, labels: Sequence[str]) -> dict[int, i
         unknown = [data.names[i] for i in used if _plain(data.names[i]) not in index]
         if not unknown:
             return {i: index[_plain(data.names[i])] for i in used}
-        if len(data.names) != len(labels):
+        if len(data.names) != len(labels) and not all(label.isdigit() for label in labels):
             raise CalibrationError(
                 f"{data.root} has the class `{unknown[0]}`, which is not among the {len(labels)} labels",
                 hint="use the same class names in --labels and in the golden set",
@@ -36,8 +36,8 @@ def class_map(data: DataSet, classes: int, labels: Sequence[str]) -> dict[int, i
             f"{data.root} has {known} classes, the model {classes}",
             hint="name the model's classes with --labels FILE"
             + (
-                f", or leave its first {classes - known} out with --skip-classes {classes - known}"
-                if classes > known
+                ", or leave a background class that comes first out with --skip-classes 1"
+                if classes == known + 1
                 else ""
             ),
         )

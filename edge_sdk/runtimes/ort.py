@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import edge_sdk.runtimes.no_analytics  # noqa: F401  (before onnxruntime)
+
+# isort: split
 import numpy as np
 import onnxruntime as ort
 

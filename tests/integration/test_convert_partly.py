@@ -1,4 +1,4 @@
-"""`edge convert` for several profiles of which some can have no artifact: the others get theirs, and each is told why."""
+"""`edge convert` for several profiles, of which some can have no artifact: the others do, and each is told why."""
 
 from __future__ import annotations
 

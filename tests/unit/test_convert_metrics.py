@@ -126,6 +126,7 @@ def test_classes_are_matched_by_name():
     ("golden", "classes", "labels", "message"),
     [
         (data(("a", "b")), 3, (), "golden has 2 classes, the model 3"),
+        (data(("a", "b")), 3, ("0", "1", "2"), "golden has 2 classes, the model 3"),
         (data(("a", "b")), 3, ("x", "y", "z"), "has the class `a`, which is not among the 3 labels"),
         (data(ids=(0, 1000), kind="csv"), 1000, (), "has the class index 1000, the model has 1000 classes"),
     ],

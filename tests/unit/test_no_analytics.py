@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -23,3 +24,12 @@ def test_importing_openvino_forks_nothing_and_sends_nothing(module):
     code = WATCH.format(module=module)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout == "[] None\n", done.stderr
+
+
+def test_onnxruntime_starts_no_reporter(tmp_path):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    env = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"} | {"TMPDIR": str(tmp_path)}
+    code = "import edge_sdk.runtimes.ort"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
