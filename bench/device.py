@@ -59,7 +59,11 @@ def main(words: list[str]) -> None:
     args = parser.parse_args(words)
     with tempfile.TemporaryDirectory(prefix="edge-bench-") as name:
         rows = _rows(Path(name), args.frames)
-    result = {"about": "What the SDK weighs on a device", "rounds": ROUNDS, "machine": machine(), "rows": rows}
+    sizes = " and ".join(
+        f"{row['measured'] * 1.048576:.0f} MB" for row in rows if row["figure"].startswith("installed")
+    )
+    about = f"What the SDK weighs on a device; MiB are 2^20 bytes, in 10^6 bytes the installations hold {sizes}"
+    result = {"about": about, "rounds": ROUNDS, "machine": machine(), "rows": rows}
     (RESULTS / "device.json").write_text(json.dumps(result, indent=2) + "\n")
     print(f"device\n{table(result)}")
 

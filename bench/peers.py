@@ -1,7 +1,7 @@
 """The same video and the same model through edge-sdk and through what people use now, each in its own environment.
 
-Environments are made once with pip (roboflow inference alone takes 7 GB: `--heavy` measures it too); the scripts in
-`peer_scripts` run in turns, and CPU counts from the 20th frame on.
+Environments are made once with pip; that of roboflow inference takes 7 GB, so that it is measured with `--heavy`, or
+where its environment is there. The scripts in `peer_scripts` run in turns, and CPU counts from the 20th frame on.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typing import Any
 
 from bench.device import build_wheel
 from bench.pipeline import TESTDATA, model_artifact
+from bench.pipeline_loops import to_ir
 from bench.run import RESULTS, machine, table
 
 SCRIPTS = Path(__file__).resolve().parent / "peer_scripts"
@@ -29,25 +31,36 @@ HEADLESS = "opencv-python-headless"
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One way to run a group's model; `packages` are installed with pip, `{wheel}` is this checkout."""
+    """One way to run a group's model; `packages` are installed with pip, `{wheel}` is this checkout.
+
+    `shown` are the distributions whose versions stand in the table; what is in every group is not repeated.
+    """
 
     group: str
     name: str
     script: str
     packages: tuple[str, ...]
     model: str
+    shown: tuple[str, ...]
     heavy: bool = False
 
 
+YOLOX, SSD, MOBILENET = "YOLOX-nano", "SSD (OpenVINO IR)", "MobileNet (TFLite)"
+ORT, MODEL_API = ("onnxruntime",), ("openvino-model-api", "openvino")
 PEERS = (
-    Peer("YOLOX-nano", "edge-sdk", "edge_sdk_loop", ("{wheel}[ort]",), "yolox.edge"),
-    Peer("YOLOX-nano", "naive cv2 loop", "naive", ("onnxruntime", HEADLESS), "yolox.onnx"),
-    Peer("YOLOX-nano", "supervision loop", "supervision_loop", ("supervision", "onnxruntime", HEADLESS), "yolox.onnx"),
-    Peer("YOLOX-nano", "roboflow inference", "inference_loop", ("inference",), "yolox.onnx", heavy=True),
-    Peer("SSD (OpenVINO IR)", "edge-sdk", "edge_sdk_loop", ("{wheel}[openvino]",), "ssd.edge"),
-    Peer("SSD (OpenVINO IR)", "openvino model_api", "model_api_loop", ("openvino-model-api",), "ssd.xml"),
-    Peer("MobileNet (TFLite)", "edge-sdk", "edge_sdk_loop", ("{wheel}[litert]",), "mobilenet.edge"),
-    Peer("MobileNet (TFLite)", "MediaPipe", "mediapipe_loop", ("mediapipe",), "mobilenet.tflite"),
+    Peer(YOLOX, "edge-sdk", "edge_sdk_loop", ("{wheel}[ort]",), "yolox.edge", ORT),
+    Peer(YOLOX, "naive cv2 loop", "naive", ("onnxruntime", HEADLESS), "yolox.onnx", ORT),
+    Peer(
+        *(YOLOX, "supervision loop", "supervision_loop", ("supervision", "onnxruntime", HEADLESS), "yolox.onnx"),
+        shown=("supervision", *ORT),
+    ),
+    Peer(YOLOX, "roboflow inference", "inference_loop", ("inference",), "yolox.onnx", ("inference", *ORT), heavy=True),
+    Peer(YOLOX, "edge-sdk on OpenVINO", "edge_sdk_loop", ("{wheel}[openvino]",), "yolox_ov.edge", ("openvino",)),
+    Peer(YOLOX, "openvino model_api (mended)", "model_api_loop", ("openvino-model-api",), "yolox.xml", MODEL_API),
+    Peer(SSD, "edge-sdk", "edge_sdk_loop", ("{wheel}[openvino]",), "ssd.edge", ("openvino",)),
+    Peer(SSD, "openvino model_api", "model_api_loop", ("openvino-model-api",), "ssd.xml", MODEL_API),
+    Peer(MOBILENET, "edge-sdk", "edge_sdk_loop", ("{wheel}[litert]",), "mobilenet.edge", ("ai-edge-litert",)),
+    Peer(MOBILENET, "MediaPipe", "mediapipe_loop", ("mediapipe",), "mobilenet.tflite", ("mediapipe",)),
 )
 
 
@@ -58,7 +71,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--heavy", action="store_true", help="roboflow inference too: an environment of 7 GB")
     parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, help=f"default: {ENVIRONMENTS}")
     args = parser.parse_args(words)
-    peers = [p for p in PEERS if args.heavy or not p.heavy]
+    peers = [p for p in PEERS if args.heavy or not p.heavy or (_place(args.environments, p) / "done").is_file()]
     with tempfile.TemporaryDirectory(prefix="edge-bench-") as name:
         folder = Path(name)
         models = _models(folder)
@@ -71,9 +84,10 @@ def main(words: list[str]) -> None:
                 figures = _run(pythons[peer], peer, video, models[peer.model], args.frames)
                 if number > 0:
                     runs[peer].append(figures)
-        rows = [_row(p, runs[p], runs[_ours(p.group)], _megabytes(pythons[p])) for p in peers]
+        rows = [_row(p, runs[p], runs[_ours(p.group)], pythons[p]) for p in peers]
     about = "Whole processes on car-detection.mp4 (768 x 432), each as its documentation runs it"
-    result = {"about": f"{about}; median of {args.turns} alternating rounds", "machine": machine(), "rows": rows}
+    about += f"; median of {args.turns} alternating rounds of {args.frames} frames"
+    result = {"about": about, "command": "python -m bench.run peers --heavy", "machine": machine(), "rows": rows}
     (RESULTS / "peers.json").write_text(json.dumps(result, indent=2) + "\n")
     print(f"peers\n{table(result)}")
 
@@ -83,7 +97,7 @@ def _ours(group: str) -> Peer:
 
 
 def _row(
-    peer: Peer, runs: Sequence[Mapping[str, float]], ours: Sequence[Mapping[str, float]], size: float
+    peer: Peer, runs: Sequence[Mapping[str, float]], ours: Sequence[Mapping[str, float]], python: Path
 ) -> dict[str, Any]:
     def median(key: str) -> float:
         return statistics.median(r[key] for r in runs)
@@ -92,11 +106,13 @@ def _row(
     return {
         "model": peer.group,
         "with": peer.name,
+        "found": round(median("found")),
         "CPU ms a frame": round(median("cpu_ms"), 2),
         "to edge-sdk": round(ratio, 2),
         "peak RSS MB": round(median("rss_mb")),
         "import CPU s": round(median("import_s"), 2),
-        "installed MB": round(size),
+        "installed MB": round(_megabytes(python)),
+        "versions": ", ".join(_versions(python, peer.shown)),
     }
 
 
@@ -110,12 +126,15 @@ def _run(python: Path, peer: Peer, video: Path, model: Path, frames: int) -> dic
     return dict(json.loads(lines[-1]))
 
 
+def _place(root: Path, peer: Peer) -> Path:
+    name = f"{peer.script}-{'-'.join(peer.packages)}"
+    return root / name.translate({ord(c): "_" for c in "{}[]/"})
+
+
 def _environment(root: Path, peer: Peer, wheel: Path) -> Path:
     """Return the python of the peer's environment; those of peers are kept, ours is made anew."""
     ours = any("{wheel}" in p for p in peer.packages)
-    place = (wheel.parent if ours else root) / f"{peer.script}-{'-'.join(peer.packages)}".translate(
-        {ord(c): "_" for c in "{}[]/"}
-    )
+    place = _place(wheel.parent if ours else root, peer)
     python = place / "bin" / "python"
     if not (place / "done").is_file():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(place)], check=True)
@@ -124,6 +143,12 @@ def _environment(root: Path, peer: Peer, wheel: Path) -> Path:
         subprocess.run([*pip, *packages], check=True)
         (place / "done").touch()
     return python
+
+
+def _versions(python: Path, names: Sequence[str]) -> list[str]:
+    code = "import sys; from importlib.metadata import version\nfor name in sys.argv[1:]: print(name, version(name))"
+    done = subprocess.run([str(python), "-c", code, *names], capture_output=True, text=True, check=True)
+    return done.stdout.split("\n")[:-1]
 
 
 def _megabytes(python: Path) -> float:
@@ -139,11 +164,19 @@ def _models(folder: Path) -> dict[str, Path]:
     return {
         "yolox.onnx": models / "yolox_nano_416.onnx",
         "yolox.edge": model_artifact("YOLOX-nano").path,
+        "yolox_ov.edge": model_artifact("YOLOX-nano", "openvino").path,
+        "yolox.xml": _yolox_ir(folder),
         "ssd.xml": models / "person-detection-retail-0013.xml",
         "ssd.edge": _ssd(folder),
         "mobilenet.tflite": models / "mobilenet_v1_0.25_128_quant.tflite",
         "mobilenet.edge": _mobilenet(folder),
     }
+
+
+def _yolox_ir(folder: Path) -> Path:
+    copy = folder / "yolox.onnx"
+    shutil.copyfile(TESTDATA / "models" / "yolox_nano_416.onnx", copy)
+    return to_ir(copy)[0]
 
 
 def _ssd(folder: Path) -> Path:
