@@ -23,7 +23,7 @@ from edge_sdk.schemas.codec import MAX_MESSAGE_BYTES
 
 logger = logging.getLogger(__name__)
 _GUARD = Path(__file__).with_name("guard.py")
-_START_TIMEOUT_S = 15.0
+_START_TIMEOUT_S = 30.0
 _RELOAD_TIMEOUT_S = 5.0
 _RELOADED = "Reloading config."
 

@@ -61,7 +61,7 @@ class Browser:
         number = next(self._ids)
         self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
         while True:
-            message = json.loads(self._socket.recv(timeout=30))
+            message = json.loads(self._socket.recv(timeout=60))
             self._note(message)
             if message.get("id") == number:
                 if "error" in message:
@@ -118,7 +118,7 @@ class Browser:
             self.problems.append(json.dumps(params["exceptionDetails"])[:500])
 
     def _wait_for_port(self, file: Path) -> int:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self._process.poll() is None:
             if file.is_file() and file.read_text().strip():
                 return int(file.read_text().split()[0])

@@ -42,7 +42,7 @@ def service(tmp_path_factory):
     _telemetry(Client(about["url"], token))
     yield about["url"], token, data
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     process.stdout.close()
 
 
@@ -67,9 +67,9 @@ def _telemetry(client: Client) -> None:
     ]  # fmt: skip
     events.append({"seq": 10, "t": now, "kind": "alarm", "name": "source_failed", "message": "<b>no camera</b>"})
     state = {"v": 1, "online": True, "digest": "a" * 64, "phase": "COMMITTED", "outbox": {"rows": 3, "dropped": 0}}
-    device.publish("edge/v1/default/cam-1/state", json.dumps(state), qos=1, retain=True).wait_for_publish(20)
-    device.publish("edge/v1/default/cam-1/t", encode_batch("s1", events), qos=1).wait_for_publish(20)
-    deadline = time.monotonic() + 20
+    device.publish("edge/v1/default/cam-1/state", json.dumps(state), qos=1, retain=True).wait_for_publish(60)
+    device.publish("edge/v1/default/cam-1/t", encode_batch("s1", events), qos=1).wait_for_publish(60)
+    deadline = time.monotonic() + 60
     while not client.get("/api/v1/devices/cam-1")["alarms"]:
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -39,7 +39,7 @@ class Peer:
 
 
 async def until(what: Callable[[], Any], why: str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not what():
         assert time.monotonic() < deadline, f"waited in vain for {why}"
         await asyncio.sleep(0.01)

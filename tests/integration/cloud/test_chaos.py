@@ -64,7 +64,7 @@ def test_killed_brokers_and_services_lose_nothing_and_store_nothing_twice(own, d
                 device.resend()
         return wait_soon(fleet)
 
-    wait_for(drained, 60, why="all acknowledgements")
+    wait_for(drained, 120, why="all acknowledgements")
     for device in fleet:
         seqs, after = [], None
         while True:

@@ -240,7 +240,7 @@ def test_a_run_that_a_killed_service_left_starts_again_and_its_old_trainer_is_en
     (folder / "process.json").write_text(json.dumps({"pid": left.pid, "start": start}))
     world.db.execute("UPDATE retrain_runs SET state = 'TRAINING', attempts = 1 WHERE id = ?", (asked,))
     loop_.recover(time.time())
-    assert left.wait(10) == -9
+    assert left.wait(60) == -9
     assert loop_.get(asked)["state"] == "QUEUED"
     asyncio.run(loop_.work())
     assert loop_.get(asked)["state"] == "RELEASED"
