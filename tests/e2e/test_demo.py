@@ -8,10 +8,10 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from support import until
 
 psutil = pytest.importorskip("psutil", reason="watches the demo's processes")
 for needed in ("torch", "sklearn", "nncf", "fastapi"):
@@ -51,13 +51,6 @@ def processes_of(folder: Path, parent: int) -> list[str]:
     return found
 
 
-def wait_for(condition, seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(0.1)
-
-
 @pytest.mark.timeout(1500)
 def test_the_demo_shows_the_whole_line_and_what_it_keeps_runs_the_readme(tmp_path):
     keep = tmp_path / "keep"
@@ -83,25 +76,25 @@ def test_a_demo_that_is_killed_takes_its_processes_with_it(tmp_path):
     keep = tmp_path / "keep"
     demo = start("--keep", keep, "--broker", "embedded", tmp=tmp_path)
     last = keep / "logs" / "cam-5.log"
-    wait_for(lambda: last.exists() and "is running" in last.read_text(), 400, "five agents")
+    until(lambda: last.exists() and "is running" in last.read_text(), "five agents", 400)
     assert len(processes_of(tmp_path, demo.pid)) >= 6
     demo.kill()
     demo.communicate()
-    wait_for(lambda: not processes_of(tmp_path, demo.pid), 60, "the end of service and agents")
+    until(lambda: not processes_of(tmp_path, demo.pid), "the end of service and agents")
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_says_so_ends_with_130_and_leaves_nothing_behind(number, tmp_path):
     demo = start(tmp=tmp_path)
-    wait_for(lambda: any(tmp_path.glob("edge-demo-*/logs/commands.log")), 60, "the training")
+    until(lambda: any(tmp_path.glob("edge-demo-*/logs/commands.log")), "the training")
     demo.send_signal(number)
     out, err = demo.communicate(timeout=60)
     assert demo.returncode == 130, err
     report = json.loads(out)
     assert report["ok"] is False
     assert report["steps"][0]["ok"] is False
-    wait_for(lambda: not processes_of(tmp_path, demo.pid), 30, "the end of the training")
+    until(lambda: not processes_of(tmp_path, demo.pid), "the end of the training")
     assert list(tmp_path.glob("edge-demo-*")) == []
 
 

@@ -117,9 +117,8 @@ def test_a_shadow_that_dies_in_mid_run_is_told_to_the_telemetry_and_nothing_else
     class Killing(ListSource):
         def grab(self) -> bool:
             if self._next == 30:
-                row = pipe.report().to_json()["stages"][0]["shadow"]
                 eventually(lambda: pipe.report().to_json()["stages"][0]["shadow"]["compared"])
-                os.kill(row["pid"], signal.SIGSEGV)
+                os.kill(pipe.report().to_json()["stages"][0]["shadow"]["pid"], signal.SIGSEGV)
             return super().grab()
 
     watcher, sink = Watcher(), CollectingSink()
