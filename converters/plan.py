@@ -61,7 +61,8 @@ def decide(
     missing: list[str] = []
     decoder, params = _decoder(recipe, source, labelled_for)
     if decoder is None:
-        missing.append("--decoder NAME" if recipe.task != "classification" else "--decoder softmax")
+        known_names = " ".join(tasks.decoders().names())
+        missing.append("--decoder softmax" if recipe.task == "classification" else f"--decoder NAME ({known_names})")
     task = recipe.task or (_TASK_OF.get(decoder, "detection") if decoder else None)
     same = source.decoder is None or recipe.decoder in (None, source.decoder)
     color = recipe.color or (source.preprocess.color if same else None) or ("gray" if source.channels == 1 else None)
@@ -73,6 +74,9 @@ def decide(
     missing += [] if std is not None else ["--std A,B,C"]
     if missing:
         known = "; ".join(source.because) or "nothing was recognised in its graph"
+        if decoder is None:
+            known += "; what its outputs mean is not known: "
+            known += ", ".join(f"{o.name} {list(o.shape)}" for o in source.outputs)
         raise UsageError(
             f"the model does not tell {len(missing)} thing(s): {known}", hint="say them: " + ", ".join(missing)
         )

@@ -116,19 +116,30 @@ def together(unbuilt: Sequence[Unbuilt], *, of: int) -> EdgeError:
 
 
 def nothing_to_try(name: str, rows: Sequence[Allowed]) -> UsageError:
-    """Return the error for a profile of whose candidates none can be built: what was left out by a flag comes last."""
-    asked = [r for r in rows if r.kind is not Reason.NOT_ASKED]
-    reasons: dict[str, list[str]] = {}
-    for row in asked or rows:
-        reasons.setdefault(row.reason or "", []).append(f"{row.candidate.runtime} {row.candidate.precision}")
-    lines = [f"  {', '.join(dict.fromkeys(names))}: {reason}" for reason, names in reasons.items()]
-    if asked and len(asked) < len(rows):
-        lines.append(f"  {len(rows) - len(asked)} others are left out by --runtime, --precision or --backend")
-    ways = [_WAYS[kind] for kind in _WAYS if any(r.kind is kind for r in asked or rows)]
+    """Return the error for a profile of whose candidates none can be built."""
+    told = [(f"{r.candidate.runtime} {r.candidate.precision}", r.reason or "", r.kind) for r in rows]
+    kinds = {r.kind for r in rows} - {Reason.NOT_ASKED} or {Reason.NOT_ASKED}
+    ways = [way for kind, way in _WAYS.items() if kind in kinds]
     return UsageError(
-        "\n".join([f"the profile `{name}` leaves nothing to build", *lines]),
+        "\n".join([f"the profile `{name}` leaves nothing to build", *_told(told)]),
         hint=", or ".join([*ways, "name another profile"]),
     )
+
+
+def _told(rows: Sequence[tuple[str, str, Reason | None]]) -> list[str]:
+    """Return a line for each reason with the candidates it holds for; those that a flag left out are only counted.
+
+    Args:
+        rows: candidate, reason, kind.
+    """
+    asked = [r for r in rows if r[2] is not Reason.NOT_ASKED]
+    reasons: dict[str, list[str]] = {}
+    for candidate, reason, _ in asked or rows:
+        reasons.setdefault(reason, []).append(candidate)
+    lines = [f"  {', '.join(dict.fromkeys(names))}: {reason}" for reason, names in reasons.items()]
+    if asked and len(asked) < len(rows):
+        lines.append(f"  {len(rows) - len(asked)} more are left out by --runtime, --precision or --backend")
+    return lines
 
 
 _WAYS = {
@@ -147,14 +158,15 @@ def check_any(name: str, rows: Sequence[Outcome]) -> None:
     """Raise the error that fits when no candidate of the profile was chosen."""
     if any(o.status == "chosen" for o in rows):
         return
-    lines = [
-        f"  {o.candidate.runtime} {o.candidate.precision}{f' ({o.candidate.variant})' if o.candidate.variant else ''} "
-        f"{o.status}: {o.reason}"
-        for o in rows
-    ]
-    text = "\n".join([f"no build for `{name}` may be used", *lines])
+    told = [(f"{_name(o)} {o.status}", o.reason or "", o.reason_kind) for o in rows]
+    text = "\n".join([f"no build for `{name}` may be used", *_told(told)])
     if any(o.status == "refused" for o in rows):
         raise GuardrailError(text, hint="allow fp32, raise --max-drop, or give more calibration images")
     if any(o.status == "failed" for o in rows):
         raise ConversionError(text, hint="run again with -v for what the tools said")
     raise ConversionError(text, hint="give more time with --budget-s")
+
+
+def _name(outcome: Outcome) -> str:
+    c = outcome.candidate
+    return f"{c.runtime} {c.precision}" + (f" ({c.variant})" if c.variant else "")
