@@ -108,7 +108,7 @@ class Service:
         release = self.client.post(
             "/api/v1/releases", {"model": "tiny-classification", "version": version, "artifacts": [artifact.sha256]}
         )["release"]
-        until(lambda: self._roll_out(release), why=f"the end of the rollout before\n{self.log.read_text()}")
+        until(lambda: self._roll_out(release), why=lambda: f"the end of the rollout before\n{self.log.read_text()}")
         return str(release)
 
     def _roll_out(self, release: str) -> bool:
@@ -229,7 +229,7 @@ def test_a_release_reaches_a_device_and_a_bad_one_does_not_stay(
 
     service.release(artifacts["good"], "1.0.0")
     good = artifacts["good"].sha256
-    until(lambda: service.device("cam-1")["phase"] == "COMMITTED", why=f"the commit\n{device.log()}")
+    until(lambda: service.device("cam-1")["phase"] == "COMMITTED", why=lambda: f"the commit\n{device.log()}")
     shown = service.device("cam-1")
     assert (shown["digest"], shown["slot"], shown["error"]) == (good, "committed", None)
     windows = until(lambda: service.events("cam-1", "window"), why="telemetry")
@@ -237,7 +237,7 @@ def test_a_release_reaches_a_device_and_a_bad_one_does_not_stay(
 
     # A release that loads and fails on live frames is switched to, and back from.
     service.release(artifacts["broken"], "3.0.0")
-    until(lambda: service.device("cam-1")["phase"] == "ROLLED_BACK", why=f"the rollback\n{device.log()}")
+    until(lambda: service.device("cam-1")["phase"] == "ROLLED_BACK", why=lambda: f"the rollback\n{device.log()}")
     shown = service.device("cam-1")
     assert shown["digest"] == good
     assert "NaN or infinity" in shown["error"]
@@ -248,14 +248,16 @@ def test_a_release_reaches_a_device_and_a_bad_one_does_not_stay(
     # A release that fails its self-test never runs.
     until(lambda: service.device("cam-1")["phase"] in ("ROLLED_BACK", "COMMITTED"), why="rest")
     service.release(artifacts["wrong"], "4.0.0")
-    until(lambda: service.device("cam-1")["phase"] == "FAILED", why=f"the refusal\n{device.log()}")
+    until(lambda: service.device("cam-1")["phase"] == "FAILED", why=lambda: f"the refusal\n{device.log()}")
     assert "self-test failed" in service.device("cam-1")["error"]
     assert service.device("cam-1")["digest"] == good
 
     # A good release is swapped in while the worker runs.
     pid = device.worker_pid()
     service.release(artifacts["better"], "2.0.0")
-    until(lambda: service.device("cam-1")["digest"] == artifacts["better"].sha256, why=f"the swap\n{device.log()}")
+    until(
+        lambda: service.device("cam-1")["digest"] == artifacts["better"].sha256, why=lambda: f"the swap\n{device.log()}"
+    )
     until(lambda: service.device("cam-1")["phase"] == "COMMITTED", why="the second commit")
     assert device.worker_pid() == pid
     assert device.end(signal.SIGTERM) == 0
@@ -271,11 +273,11 @@ def test_kill_9_of_worker_agent_service_and_broker_loses_no_event_and_stores_non
     device.enroll()
     device.start()
     service.release(artifacts["good"], "1.0.0")
-    until(lambda: service.device("cam-1")["phase"] == "COMMITTED", why=f"the commit\n{device.log()}")
+    until(lambda: service.device("cam-1")["phase"] == "COMMITTED", why=lambda: f"the commit\n{device.log()}")
 
     def grows(n: int = 3) -> None:
         before = device.outbox()[1]
-        until(lambda: device.outbox()[1] >= before + n, why=f"{n} more events\n{device.log()}")
+        until(lambda: device.outbox()[1] >= before + n, why=lambda: f"{n} more events\n{device.log()}")
 
     grows()
     pid = until(device.worker_pid, why="a worker")
@@ -318,7 +320,7 @@ def test_an_agent_that_is_killed_in_every_phase_of_an_update_finishes_it(
     device.enroll()
     device.start()
     service.release(artifacts["good"], "1.0.0")
-    until(lambda: service.device("cam-1")["phase"] == "COMMITTED", why=f"the commit\n{device.log()}")
+    until(lambda: service.device("cam-1")["phase"] == "COMMITTED", why=lambda: f"the commit\n{device.log()}")
     better = artifacts["better"].sha256
     order = ["OFFERED", "DOWNLOADING", "VERIFYING", "STAGED", "TESTED", "TRIAL", "COMMITTED"]
 
@@ -339,7 +341,7 @@ def test_an_agent_that_is_killed_in_every_phase_of_an_update_finishes_it(
         assert device.state()["active"] in (artifacts["good"].sha256, better)
         device.start()
     assert len(set(seen)) >= 3, f"killed in {seen}"  # a phase that is short may be over before the signal comes
-    until(lambda: service.device("cam-1")["phase"] == "COMMITTED", why=f"the commit\n{device.log()}")
+    until(lambda: service.device("cam-1")["phase"] == "COMMITTED", why=lambda: f"the commit\n{device.log()}")
     until(lambda: service.device("cam-1")["digest"] == better, why="the report")
     assert device.end(signal.SIGTERM) == 0
     assert "Traceback" not in device.log()

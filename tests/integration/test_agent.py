@@ -78,7 +78,7 @@ def test_without_a_cloud_the_pipeline_runs_and_telemetry_waits_in_the_outbox(
     digest = device.install(artifacts[0])
     device.save(AgentState(active=digest, committed=digest, phase=Phase.COMMITTED, seq=5))
     device.start()
-    until(lambda: len(device.windows()) >= 2, f"windows\n{device.log()}")
+    until(lambda: len(device.windows()) >= 2, lambda: f"windows\n{device.log()}")
     assert {w["model"] for w in device.windows()} == {digest}
     before = len(device.windows())
     assert device.end() == 0
@@ -93,7 +93,7 @@ def test_the_artifact_that_a_device_came_with_runs_at_once(
     with (device.root / "agent.toml").open("a") as file:
         file.write('[slots]\nfactory = "factory.edge"\n')
     device.start()
-    until(device.windows, f"windows\n{device.log()}")
+    until(device.windows, lambda: f"windows\n{device.log()}")
     assert {w["model"] for w in device.windows()} == {artifacts[0].sha256}
 
 
@@ -105,7 +105,7 @@ def test_a_lost_or_damaged_state_does_not_stop_a_device(
     if damage is not None:
         device.paths.state.write_bytes(damage)
     device.start()
-    until(device.windows, f"windows\n{device.log()}")
+    until(device.windows, lambda: f"windows\n{device.log()}")
     assert device.windows()[0]["model"] == digest
     assert device.end() == 0
     assert "Traceback" not in device.log()
@@ -117,7 +117,7 @@ def test_a_damaged_slot_is_not_run_and_the_one_before_is(device: Device, artifac
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     device.save(AgentState(active=second, committed=second, previous=first, phase=Phase.COMMITTED))
     device.start()
-    until(device.windows, f"windows\n{device.log()}")
+    until(device.windows, lambda: f"windows\n{device.log()}")
     assert device.windows()[0]["model"] == first
     assert f"slot {second[:12]} is damaged" in device.state()["error"]
 
@@ -129,11 +129,11 @@ def test_a_trial_in_which_the_device_died_twice_is_rolled_back_without_a_cloud(
     desired = Desired(rev=2, release="r2", target=f"generic-cpu/{second}.edge", sha256=second, size=9, trial_s=600)
     device.save(AgentState(rev=2, desired=desired, active=second, committed=first, phase=Phase.TRIAL, trial_crashes=0))
     device.start()
-    until(lambda: device.state().get("trial_crashes") == 1, f"the first restart\n{device.log()}")
-    until(device.windows, f"windows of the trial\n{device.log()}")
+    until(lambda: device.state().get("trial_crashes") == 1, lambda: f"the first restart\n{device.log()}")
+    until(device.windows, lambda: f"windows of the trial\n{device.log()}")
     device.end(signal.SIGKILL)
     device.start()
-    until(lambda: device.state().get("phase") == "ROLLED_BACK", f"the rollback\n{device.log()}")
+    until(lambda: device.state().get("phase") == "ROLLED_BACK", lambda: f"the rollback\n{device.log()}")
     assert device.state()["active"] == first
     assert second in device.state()["blacklist"]
     until(lambda: device.windows()[-1]["model"] == first, "windows of the old model")
@@ -146,12 +146,12 @@ def test_a_worker_that_dies_is_restarted_and_the_alarm_is_kept(
     digest = device.install(artifacts[0])
     device.save(AgentState(active=digest, committed=digest, phase=Phase.COMMITTED))
     device.start()
-    until(device.windows, f"windows\n{device.log()}")
+    until(device.windows, lambda: f"windows\n{device.log()}")
     assert device.process is not None
     children = children_of(device.process.pid)
     workers = [c for c in children if b"edge_sdk.agent.worker" in Path(f"/proc/{c}/cmdline").read_bytes()]
     os.kill(workers[0], signal.SIGKILL)
-    until(lambda: any(w["counters"]["restarts"] for w in device.windows()), f"the restart\n{device.log()}")
+    until(lambda: any(w["counters"]["restarts"] for w in device.windows()), lambda: f"the restart\n{device.log()}")
     assert device.alarms() == ["worker_died"]
     assert device.end() == 0
 
@@ -161,7 +161,7 @@ def test_a_damaged_outbox_is_put_aside_and_said(device: Device, artifacts: tuple
     device.save(AgentState(active=digest, committed=digest, phase=Phase.COMMITTED))
     device.paths.outbox.write_bytes(os.urandom(50_000))
     device.start()
-    until(device.windows, f"windows\n{device.log()}")
+    until(device.windows, lambda: f"windows\n{device.log()}")
     until(lambda: "kept as outbox.db.damaged-0" in (device.state().get("error") or ""), "the error")
     assert device.alarms() == ["outbox_damaged"]
     assert device.end() == 0
@@ -192,19 +192,19 @@ def test_a_changed_pipeline_file_is_applied_on_sighup_without_a_fresh_worker_and
     digest = device.install(artifacts[0])
     device.save(AgentState(active=digest, committed=digest, phase=Phase.COMMITTED, seq=5))
     device.start()
-    until(lambda: len(device.windows()) >= 2, f"windows\n{device.log()}")
+    until(lambda: len(device.windows()) >= 2, lambda: f"windows\n{device.log()}")
     assert device.process is not None
     (device.root / "pipeline.toml").write_text(PIPELINE + gate_of(0.5))
     device.process.send_signal(signal.SIGHUP)
-    until(lambda: "pipeline: changed gate" in device.log(), device.log())
+    until(lambda: "pipeline: changed gate" in device.log(), device.log)
     (device.root / "pipeline.toml").write_text(PIPELINE + gate_of('"x"') + "wrong = 1\n")
     device.process.send_signal(signal.SIGHUP)
-    until(lambda: "the pipeline stays as it is" in device.log(), device.log())
+    until(lambda: "the pipeline stays as it is" in device.log(), device.log)
     assert "refresh_s: expected a number" in device.log()
     until(lambda: "pipeline_refused" in device.alarms(), "the alarm")
     (device.root / "pipeline.toml").write_text(PIPELINE.replace("fps=60", "fps=50"))
     device.process.send_signal(signal.SIGHUP)
-    until(lambda: "a fresh worker for the new pipeline: `source`" in device.log(), device.log())
+    until(lambda: "a fresh worker for the new pipeline: `source`" in device.log(), device.log)
     before = len(device.windows())
     until(lambda: len(device.windows()) > before + 1, "windows of the fresh worker")
     assert "worker_died" not in device.alarms()
@@ -219,7 +219,7 @@ def test_what_the_cloud_wants_of_stages_goes_over_the_file_from_the_start(
     wanted = {"stages": {"gate": {"refresh_s": 0.25}}}
     device.save(AgentState(active=digest, committed=digest, phase=Phase.COMMITTED, seq=5, config=wanted))
     device.start()
-    until(lambda: len(device.windows()) >= 2, f"windows\n{device.log()}")
+    until(lambda: len(device.windows()) >= 2, lambda: f"windows\n{device.log()}")
     assert device.end() == 0
     device.save(
         AgentState(
@@ -227,5 +227,5 @@ def test_what_the_cloud_wants_of_stages_goes_over_the_file_from_the_start(
         )
     )
     device.start()
-    until(lambda: "gat: no such stage, it has sort, gate" in device.log(), device.log())
+    until(lambda: "gat: no such stage, it has sort, gate" in device.log(), device.log)
     until(lambda: "pipeline_refused" in device.alarms(), "the alarm")
