@@ -25,7 +25,8 @@ class BuildRequest:
     weighted layers of every path stay float, and so do `float_layers`, by the names that the back-end's sensitivity
     gives. `base` is the model file of an earlier build whose scales are used again where they still fit. `io_dtypes`
     are the dtypes that the device takes at inputs and outputs (empty: any). `reference`, in `reference_form`, runs as
-    the source: outputs whose names were lost on the way are found by what they answer.
+    the source: outputs whose names were lost on the way are found by what they answer. `provider` is the runtime's
+    execution provider, or the compiler, that the build is for.
     """
 
     model: Path
@@ -44,6 +45,7 @@ class BuildRequest:
     images: tuple[str, ...] = ()
     float_first: int = 0
     float_last: int = 0
+    provider: str = "CPU"
 
     def to_json(self) -> dict[str, Any]:
         return dict(write_dataclass(self))

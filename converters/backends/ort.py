@@ -44,7 +44,7 @@ def build(request: BuildRequest) -> Built:
     steps += ["integers of the source kept"] if request.precision == "int8" else []
     steps.append("onnxruntime graph optimisation: basic")
     if request.precision == "fp32":
-        plain, absorbed = onnx_input.absorb(onnx.load(str(out)))
+        plain, absorbed = onnx_input.absorb(onnx.load(str(out)), rows=request.provider == "CPU")
         if absorbed is not None:
             onnx.save(plain, str(out))
             steps.append(absorbed)

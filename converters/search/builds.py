@@ -207,6 +207,7 @@ class Builds:
             images=job.calibration if candidate.precision in INTEGER else (),
             float_first=candidate.float_first,
             float_last=candidate.float_last,
+            provider=candidate.compiler or candidate.provider,
             io_dtypes=candidate.io_dtypes,
             reference=Path(job.source.forms[job.source.reference]),
             reference_form=job.source.reference,
