@@ -81,7 +81,8 @@ class LiveFeed:
     no thread will be free for before the next one comes is grabbed and never decoded. A source that fails, or gives
     nothing for `stall_s`, is opened again in a fresh thread after a pause, at once when it comes within reach again.
     A reader that hangs is interrupted; where that is not possible the next ones get a source that decodes in a process
-    of its own (`make_isolated`), which can be. Without one the feed gives up after three that hang.
+    of its own (`make_isolated`), which can be. Without one the feed gives up after three that hang. Numbers and times of
+    frames go on after a loss: the time of the first frame is later by what the clock says.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class LiveFeed:
         self._stopped = self._ended = False
         self._error: EdgeError | None = None
         self._seen_frame = False
+        self._last: tuple[int, float, float] | None = None
         self._lost = False
         self._keeper = threading.Thread(target=self._keep, name="source-watch", daemon=True)
         self._readers: list[_Reader] = []
@@ -252,6 +254,11 @@ class LiveFeed:
     def _put(self, reader: _Reader, frame: Frame) -> None:
         with self._changed:
             self._seen_frame = True
+            if reader.shift is None:
+                reader.shift = _shift(self._last, frame)
+            frame.index += reader.shift[0]
+            frame.t_s += reader.shift[1]
+            self._last = (frame.index, frame.t_s, frame.captured_s)
             if self._keep_all:
                 reader.held_back = True
                 self._changed.wait_for(lambda: len(self._slot) < _KEEP_ALL_DEPTH or self._stopped or reader.stale)
@@ -272,6 +279,7 @@ class _Reader:
         self.source: Source | None = None
         self.beat = time.monotonic()
         self.frames = 0
+        self.shift: tuple[int, float] | None = None
         self.stale = self.silent = self.ended = self.held_back = False
         self.error: EdgeError | None = None
         self.thread = threading.Thread(target=self._run, name="source-read", daemon=True)
@@ -318,6 +326,14 @@ class _Reader:
                 feed._events.broken(error)
                 continue
             feed._put(self, frame)
+
+
+def _shift(last: tuple[int, float, float] | None, frame: Frame) -> tuple[int, float]:
+    """Return what to add to number and time of a reader's frames so that they follow the `last` one of another."""
+    if last is None:
+        return 0, 0.0
+    index, t_s, captured_s = last
+    return index + 1 - frame.index, t_s + max(0.001, frame.captured_s - captured_s) - frame.t_s
 
 
 def _interrupt(source: Source) -> None:

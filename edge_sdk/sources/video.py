@@ -206,6 +206,8 @@ class Stream(_Capture):
         self.live = not is_finite_url(uri)
         self._open_s = options.number("open_timeout_s", 10.0, low=0.1, high=600) or 10.0
         self._read_s = options.number("read_timeout_s", 5.0, low=0.1, high=600) or 5.0
+        self._untimed = False
+        self._first: float | None = None
         self._transport = str(options.get("transport", "tcp"))
         if self._transport not in ("tcp", "udp"):
             raise UsageError(f"source option `transport` must be tcp or udp, found {self._transport!r}")
@@ -228,6 +230,20 @@ class Stream(_Capture):
                 f"`{self.uri}` cannot be opened: {explain_silence(self._address)}", hint="check address and credentials"
             )
         self._adopt(capture)
+
+    def _adopt(self, capture: Any) -> None:
+        super()._adopt(capture)
+        # JPEGs over HTTP have no times; FFmpeg makes some up for 25 frames a second, whatever the camera gives.
+        web = urlsplit(self._address).scheme.lower() in ("http", "https")
+        self._untimed = self.live and web and int(capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"MJPG")
+        if self._untimed:
+            self.fps = None
+
+    def _media_time(self, captured: float) -> float:
+        if not self._untimed:
+            return super()._media_time(captured)
+        self._first = captured if self._first is None else self._first
+        return captured - self._first
 
     def grab(self) -> bool:
         if super().grab():

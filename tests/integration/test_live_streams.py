@@ -108,6 +108,15 @@ def test_a_camera_over_http_is_read_with_its_password_and_shown_without(camera):
     assert frame.source == f"http://***@127.0.0.1:{camera.port}/video.mjpg"
 
 
+def test_the_time_of_pictures_over_http_is_that_of_the_clock(camera):
+    source = create(camera.uri)
+    source.open()
+    frames = [read(source) for _ in range(5)]
+    source.close()
+    assert source.fps is None
+    assert [f.t_s for f in frames] == pytest.approx([f.captured_s - frames[0].captured_s for f in frames])
+
+
 def test_a_wrong_password_is_an_error_that_does_not_show_it(camera):
     source = create(camera.uri.replace("s3cret", "wr0ng"))
     with pytest.raises(SourceError, match="credentials") as caught:
@@ -119,9 +128,11 @@ def test_a_wrong_password_is_an_error_that_does_not_show_it(camera):
 def test_a_camera_that_goes_and_comes_back_is_followed(camera, artifact, trouble):
     params = {"open_timeout_s": 2, "read_timeout_s": 1}
     pipe = Pipeline(camera.uri, params=params, stall_s=0.5).classify(artifact)
+    order: list[tuple[int, float]] = []
     with pipe:
         for seen, item in enumerate(pipe, 1):
             assert item.result.label(item.result.class_id) == "red"
+            order.append((item.frame.index, item.frame.t_s))
             if seen == 10:
                 camera.frozen.set() if trouble == "freezes" else camera.off()
                 threading.Thread(target=come_back, args=(camera, pipe, trouble), daemon=True).start()
@@ -130,6 +141,7 @@ def test_a_camera_that_goes_and_comes_back_is_followed(camera, artifact, trouble
     report = pipe.report()
     assert report.reconnects >= 1
     assert report.errors["source"] >= 1
+    assert all(a[0] < b[0] and a[1] < b[1] for a, b in itertools.pairwise(order)), "numbers and times go on"
 
 
 def come_back(camera: MjpegCamera, pipe: Pipeline, trouble: str) -> None:
