@@ -81,8 +81,8 @@ class LiveFeed:
     no thread will be free for before the next one comes is grabbed and never decoded. A source that fails, or gives
     nothing for `stall_s`, is opened again in a fresh thread after a pause, at once when it comes within reach again.
     A reader that hangs is interrupted; where that is not possible the next ones get a source that decodes in a process
-    of its own (`make_isolated`), which can be. Without one the feed gives up after three that hang. Numbers and times of
-    frames go on after a loss: the time of the first frame is later by what the clock says.
+    of its own (`make_isolated`), which can be. Without one the feed gives up after three that hang.
+    Numbers and times of frames go on after a loss, by the clock.
     """
 
     def __init__(
