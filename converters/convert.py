@@ -26,6 +26,7 @@ from converters.errors import disk_full, no_space
 from converters.figures import Figures
 from converters.frontends.base import Source, sniff
 from converters.metrics import task
+from converters.metrics.task import Measured
 from converters.packing import Papers
 from converters.recipe import Recipe, parse_size
 from converters.remote import RemoteWorkshop
@@ -37,7 +38,7 @@ from device_profiles.machine import Machine, this_machine, usable_cores
 from device_profiles.probe import describe
 from device_profiles.profile import Profile
 from edge_sdk import runtimes
-from edge_sdk.errors import UsageError
+from edge_sdk.errors import ArtifactError, UsageError
 from edge_sdk.remote import parse_host
 
 Say = Callable[[str], None]
@@ -212,7 +213,7 @@ class _Run:
             slots=max(1, usable_cores()),
             device=self.device,
         )
-        measured = found.measure_source(self.workers["main"])
+        measured = _measured(found, self.workers["main"])
         self.say(f"  source: {measured.name} {measured.value:.4f} on {measured.n} images")
         assert found.judge is not None
         beside = checks.beside_reference(job, self.workers["main"], self.say)
@@ -282,6 +283,21 @@ class _Run:
     def _cache(self) -> Cache:
         root = (self.recipe.cache or default_root()) if self.recipe.use_cache else None
         return Cache(root, limit_mb=self.recipe.cache_mb, say=self.say)
+
+
+def _measured(found: Search, worker: Workshop) -> Measured:
+    """Return the source's metric.
+
+    Raises:
+        UsageError: its outputs are not what the decoder reads.
+    """
+    try:
+        return found.measure_source(worker)
+    except ArtifactError as error:
+        raise UsageError(
+            f"the model does not answer as was said: {error.message}",
+            hint="compare --decoder and --task, or decoder_params in a recipe, with the model's outputs",
+        ) from None
 
 
 def _empty(rows: Sequence[candidates.Allowed]) -> bool:

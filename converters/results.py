@@ -115,6 +115,12 @@ def together(unbuilt: Sequence[Unbuilt], *, of: int) -> EdgeError:
     return type(worst)("\n".join([head, *(u.error.message for u in unbuilt)]), hint="; ".join(hints) or None)
 
 
+def by_use(rows: Sequence[Outcome]) -> list[Outcome]:
+    """Return the rows as people look for them: what may be used by latency, then why the rest may not."""
+    order = ("chosen", "passed", "refused", "failed", "skipped")
+    return sorted(rows, key=lambda o: (order.index(o.status), (o.latency_ms or {}).get("p50", 0.0)))
+
+
 def nothing_to_try(name: str, rows: Sequence[Allowed]) -> UsageError:
     """Return the error for a profile of whose candidates none can be built."""
     told = [(f"{r.candidate.runtime} {r.candidate.precision}", r.reason or "", r.kind) for r in rows]

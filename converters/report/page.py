@@ -8,7 +8,7 @@ from typing import Any
 
 from converters.report import plots
 from converters.report.style import STYLE
-from converters.results import Converted
+from converters.results import Converted, by_use
 from converters.search import Job, Outcome
 from device_profiles.machine import Machine
 
@@ -30,7 +30,7 @@ def page(
     """
     title = f"{job.plan.name} {job.recipe.version}"
     artifacts = {d.profile: d for d in done}
-    sections = [_profile(name, _sorted(rows), source, artifacts.get(name)) for name, rows in finished.items()]
+    sections = [_profile(name, by_use(rows), source, artifacts.get(name)) for name, rows in finished.items()]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -38,12 +38,6 @@ def page(
         f"<h1>{escape(title)}</h1>{_head(job, source, machine)}{''.join(sections)}{_legend()}"
         "</main></body></html>\n"
     )
-
-
-def _sorted(rows: Sequence[Outcome]) -> list[Outcome]:
-    """Return the rows as people look for them: what may be used by latency, then why the rest may not."""
-    order = ("chosen", "passed", "refused", "failed", "skipped")
-    return sorted(rows, key=lambda o: (order.index(o.status), (o.latency_ms or {}).get("p50", 0.0)))
 
 
 def _head(job: Job, source: Mapping[str, Any], machine: Machine) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 from edge_sdk.output import Output, table
 
 _TASKS = ("classification", "detection", "segmentation", "keypoints", "embedding", "regression")
+_SHORT = 48
+"""Letters of a reason that stands in the table itself."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -156,8 +158,10 @@ def _numbers(key: str, text: str) -> list[float]:
 
 
 def _text(artifact: Any) -> str:
-    rows = []
-    for o in artifact.rows:
+    from converters.results import by_use
+
+    rows, notes = [], _Notes()
+    for o in by_use(artifact.rows):
         c, metric, latency = o.candidate, o.metric or {}, o.latency_ms or {}
         about = "~" if latency.get("kind") == "estimate" else ""
         rows.append(
@@ -168,13 +172,31 @@ def _text(artifact: Any) -> str:
                 f"{metric['drop']:+.4f}" if metric else "",
                 f"{about}{latency['p50']:.2f}" if latency else "",
                 f"{o.size_bytes / 2**20:.2f}" if o.size_bytes else "",
-                o.reason or "",
+                notes.short(o.reason or "", o.reason_kind.value if o.reason_kind else ""),
             )
         )
     name = (artifact.chosen.metric or {}).get("name", "metric")
     head = ("candidate", "status", name, "drop", "CPU ms", "MiB", "reason")
-    foot = f"{artifact.path}  ({artifact.size_bytes / 2**20:.2f} MiB, sha256 {artifact.digest[:12]}…)"
-    note = ""
+    lines = [artifact.profile, table(rows, head), *notes.lines()]
     if (artifact.chosen.latency_ms or {}).get("kind") == "estimate":
-        note = "\n~ estimated: measured on this machine, whose ISA is not the profile's"
-    return f"{artifact.profile}\n{table(rows, head)}{note}\n{foot}"
+        lines.append("~ estimated: measured on this machine, whose ISA is not the profile's")
+    lines.append(f"{artifact.path}  ({artifact.size_bytes / 2**20:.2f} MiB, sha256 {artifact.digest[:12]}…)")
+    return "\n".join(lines)
+
+
+class _Notes:
+    """Long reasons, each once below the table, so that its lines stay short."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+
+    def short(self, reason: str, kind: str) -> str:
+        """Return the reason, or its word and the number of its note."""
+        if len(reason) <= _SHORT:
+            return reason
+        if reason not in self._texts:
+            self._texts.append(reason)
+        return f"{kind} [{self._texts.index(reason) + 1}]".lstrip()
+
+    def lines(self) -> list[str]:
+        return [f"[{number}] {text}" for number, text in enumerate(self._texts, 1)]

@@ -97,3 +97,33 @@ def test_when_no_profile_has_a_build_all_of_them_are_named_and_nothing_is_writte
     assert "no build for `small` may be used" in data["error"]["message"]
     assert "the profile `old` leaves nothing to build" in data["error"]["message"]
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_the_table_has_what_may_be_used_first_and_long_reasons_once_below_it(capsys, world, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGE_ENVIRONMENTS", str(tmp_path / "none"))
+    board = profile(world / "boards.toml", more='[[runtime]]\nname = "litert"\nversions = ">=1,<9"\n'
+                    'precisions = ["fp32", "fp16"]\nio_dtypes = ["uint8", "float32"]\noptions = {}')  # fmt: skip
+
+    code, out, err = convert(capsys, world, tmp_path / "out", [board.stem])
+
+    lines = out.splitlines()
+    assert code == 0, err
+    assert lines[2].split()[:3] == ["onnxruntime", "fp32", "chosen"]
+    notes = [line for line in lines if line.startswith("[")]
+    assert len(notes) == len(set(notes)) == 1
+    assert [line.split()[-1] for line in lines if line.startswith("litert")] == ["[1]", "[1]"]
+    assert max(len(line) for line in lines[1:5]) < 120
+
+
+def test_a_decoder_that_does_not_fit_the_outputs_is_a_wrong_flag(capsys, world, tmp_path):
+    (world / "plain").mkdir()
+    for path in sorted((world / "golden").rglob("*.png")):
+        (world / "plain" / path.name).write_bytes(path.read_bytes())
+    words = ["--profile", "generic-cpu", "--golden", world / "plain", "--out", tmp_path / "out", "--no-cache", *FLAGS]
+
+    code = cli.main(["convert", *map(str, [world / "m.onnx", *words, "--decoder", "yolov8", "--json"])])
+
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (code, error["kind"]) == (2, "usage")
+    assert "the model does not answer as was said: decoder `yolov8` expects one output" in error["message"]
+    assert not list((tmp_path / "out").iterdir())
