@@ -78,7 +78,7 @@ class Browser:
         self.call("Page.navigate", url=url)
         self.wait(lambda: self.evaluate("document.readyState") == "complete", f"{url} to load")
 
-    def wait(self, what: Callable[[], Any], why: str, timeout_s: float = 20.0) -> Any:
+    def wait(self, what: Callable[[], Any], why: str, timeout_s: float = 60.0) -> Any:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             try:
