@@ -86,6 +86,8 @@ class YoloX:
             self._grids[size] = Grid.of(*size, params.strides)
         grid = self._grids[size]
         rows = np.flatnonzero(objectness >= params.score)
+        if not rows.size:
+            return Detections.empty(self.labels)
         kept, score, class_id = best_class(classes[rows], objectness[rows], params.score)
         rows = rows[kept]
         box, stride = bounded(boxes[rows]), grid.stride[rows]
@@ -108,6 +110,8 @@ class YoloV5:
         params = self.params
         boxes, objectness, classes = _columns("yolov5", outputs, params.classes)
         rows = np.flatnonzero(objectness >= params.score)
+        if not rows.size:
+            return Detections.empty(self.labels)
         kept, score, class_id = best_class(classes[rows], objectness[rows], params.score)
         corners = _corners(boxes[rows[kept]], geometry, params.normalized)
         return finish(Candidates(corners, score, class_id), geometry, params, self.labels)

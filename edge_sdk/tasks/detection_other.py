@@ -45,6 +45,8 @@ class FastestDet:
         cells = grid[0].reshape(channels, rows * columns)
         # A class score is at most 1, so objectness^0.6 bounds the score.
         found = np.flatnonzero(cells[0] >= params.score ** (1 / 0.6))
+        if not found.size:
+            return Detections.empty(self.labels)
         picked = cells[:, found].astype(np.float32)
         objectness, classes = np.clip(picked[0], 0, None) ** 0.6, np.clip(picked[5:].T, 0, None) ** 0.4
         kept, score, class_id = best_class(classes, objectness, params.score)

@@ -122,11 +122,13 @@ def test_overlapping_boxes_of_one_class_leave_the_strongest() -> None:
     assert decode("yolov5", [out], {"iou": 1.0}).score == pytest.approx([0.9, 0.8, 0.7, 0.6])
 
 
-@pytest.mark.parametrize("name", ["yolox", "yolov5"])
+@pytest.mark.parametrize("name", ["yolox", "yolov5", "fastestdet"])
 def test_nothing_found_is_an_empty_result(name: str) -> None:
-    found = decode(name, [np.zeros((1, cells(), 8), np.float32)])
+    shape = (1, 7, 4, 4) if name == "fastestdet" else (1, cells(), 8)
+    found = decode(name, [np.zeros(shape, np.float32)])
     assert len(found) == 0
     assert found.xyxy.shape == (0, 4)
+    assert [a.dtype for a in (found.xyxy, found.score, found.class_id)] == [np.float32, np.float32, np.int32]
     assert found.to_json() == {"detections": []}
 
 
