@@ -41,9 +41,9 @@ class Odd:
     def infer(self, feeds):
         print("engines print on stdout when they like")
         self._calls += 1
-        if self._does == "crash" and self._calls > 3:
+        if self._does == "crash" and self._calls > 1:
             ctypes.string_at(0)
-        if self._does == "hang" and self._calls > 3:
+        if self._does == "hang" and self._calls > 1:
             time.sleep(1000)
         return {"logits": np.array([[1, 2, 3]], np.float32)}
 
@@ -104,7 +104,6 @@ def test_a_shadow_whose_engine_crashes_natively_is_reported_dead_and_the_pipelin
     text = shadow_text("classify", shadow)
     assert text.startswith("shadow of classify: ")
     assert text.endswith("took its process down: killed by SIGSEGV")
-    assert ("pairs" in text) == (does == "crash")
 
 
 def test_a_shadow_whose_engine_hangs_is_ended_with_the_run(odd, artifact):
