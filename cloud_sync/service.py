@@ -120,10 +120,6 @@ class Service:
         """Return when the HTTP server ends, which it does when it is told to stop."""
         await self._tasks[0]
 
-    def request_stop(self) -> None:
-        if self._server is not None:
-            self._server.should_exit = True
-
     async def _start_http(self, services: Services) -> None:
         config = uvicorn.Config(
             create_app(services),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -301,11 +301,3 @@ def _waiting(standing: Standing) -> Row:
         "device_state": standing.state,
         "features": [],
     }
-
-
-def count_states(devices: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Return how many pipelines are in each state."""
-    out: dict[str, int] = {}
-    for row in devices:
-        out[row["state"]] = out.get(row["state"], 0) + 1
-    return out
