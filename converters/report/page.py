@@ -12,6 +12,9 @@ from converters.results import Converted, by_use
 from converters.search import Job, Outcome
 from device_profiles.machine import Machine
 
+_LONG = 60
+"""Letters from which on a reason is not told twice in a row."""
+
 
 def page(
     finished: Mapping[str, Sequence[Outcome]],
@@ -86,15 +89,18 @@ def _chosen(rows: Sequence[Outcome], done: Converted | None) -> str:
 def _table(rows: Sequence[Outcome]) -> str:
     head = ("", "candidate", "status", "metric", "drop (95 % interval)", "CPU ms", "MiB", "RAM MiB", "reason")
     cells = "".join(f"<th>{h}</th>" for h in head)
-    body = "".join(_row(i, o) for i, o in enumerate(rows, 1))
+    before = [None, *(o.reason for o in rows)]
+    body = "".join(_row(i, o, before[i - 1]) for i, o in enumerate(rows, 1))
     return f"<div class=scroll><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def _row(index: int, o: Outcome) -> str:
+def _row(index: int, o: Outcome, above: str | None) -> str:
+    """Return a row; a long reason that the row above has, too, is not told again."""
     metric, latency, ram = o.metric or {}, o.latency_ms or {}, o.ram_mb or {}
     about = "~" if latency.get("kind") == "estimate" else ""
     low, high = metric.get("drop_interval", (0, 0))
     front = " ◆" if o.pareto else ""
+    reason = "as above" if o.reason and o.reason == above and len(o.reason) > _LONG else o.reason or ""
     kind = f"<span class=kind>{o.reason_kind.value}</span> " if o.reason_kind else ""
     cells = [
         f"<td class=n>{index}</td><td>{escape(plots.name_of(o))}{front}</td>",
@@ -104,7 +110,7 @@ def _row(index: int, o: Outcome) -> str:
         f"<td class=n>{about}{latency['p50']:.2f}</td>" if latency else "<td></td>",
         f"<td class=n>{o.size_bytes / 2**20:.2f}</td>" if o.size_bytes else "<td></td>",
         f"<td class=n>{ram['peak']:.0f}</td>" if ram else "<td></td>",
-        f"<td class=why>{kind}{escape(o.reason or '')}</td>",
+        f"<td class=why>{kind}{escape(reason)}</td>",
     ]
     return f"<tr class={o.status}>{''.join(cells)}</tr>"
 

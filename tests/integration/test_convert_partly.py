@@ -104,7 +104,9 @@ def test_the_table_has_what_may_be_used_first_and_long_reasons_once_below_it(cap
     board = profile(world / "boards.toml", more='[[runtime]]\nname = "litert"\nversions = ">=1,<9"\n'
                     'precisions = ["fp32", "fp16"]\nio_dtypes = ["uint8", "float32"]\noptions = {}')  # fmt: skip
 
-    code, out, err = convert(capsys, world, tmp_path / "out", [board.stem])
+    page = tmp_path / "r.html"
+
+    code, out, err = convert(capsys, world, tmp_path / "out", [board.stem], "--report", page)
 
     lines = out.splitlines()
     assert code == 0, err
@@ -113,6 +115,7 @@ def test_the_table_has_what_may_be_used_first_and_long_reasons_once_below_it(cap
     assert len(notes) == len(set(notes)) == 1
     assert [line.split()[-1] for line in lines if line.startswith("litert")] == ["[1]", "[1]"]
     assert max(len(line) for line in lines[1:5]) < 120
+    assert page.read_text(encoding="utf-8").count("as above") == 1
 
 
 def test_a_decoder_that_does_not_fit_the_outputs_is_a_wrong_flag(capsys, world, tmp_path):
