@@ -97,9 +97,7 @@ def _part(name: str, tensor: Any, facts: dict[str, str], file: Path) -> tuple[in
             count *= d
         per = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     except (ValueError, KeyError, TypeError):
-        raise ConversionError(
-            f"`{name}` does not say where the tensor `{tensor.name}` is", hint=_ONE_FILE
-        ) from None
+        raise ConversionError(f"`{name}` does not say where the tensor `{tensor.name}` is", hint=_ONE_FILE) from None
     if start < 0 or length < 0 or start + length > size or length > count * per:
         raise ConversionError(
             f"`{file.name}` has {size} bytes, the tensor `{tensor.name}` of `{name}` is {count * per} from {start} on",

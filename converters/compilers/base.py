@@ -249,4 +249,3 @@ def _failed(tool: Tool, code: int, said: bytes) -> ConversionError:
         f"the compiler `{tool.name}` failed (exit {code}): {' / '.join(lines[-3:])[:300] or 'it said nothing'}",
         hint="run it by hand on the model to see all it says",
     )
-
