@@ -17,9 +17,9 @@ from edge_sdk.pipeline.models import ModelSet
 from edge_sdk.sinks.base import FrameResult, Origin
 from edge_sdk.sources.base import Frame
 
-MAX_FRAMES = 8
-MAX_BYTES = 8 << 20
-MAX_S = 0.1
+MAX_FRAMES = 12
+MAX_BYTES = 12 << 20
+MAX_S = 0.15
 _INFERRED = Origin.INFERRED
 
 
@@ -53,7 +53,7 @@ class Burst:
 def burst_size(frame: Frame, service_s: float | None) -> int:
     """Return how many such frames one thread may take at once when each keeps it for `service_s`.
 
-    Bounded by 8 frames, 8 MB of pixels and 0.1 s of work, so that memory and the wait for a result stay small.
+    Bounded by 12 frames, 12 MB of pixels and 0.15 s of work, so that memory and the wait for a result stay small.
     """
     if service_s is None:
         return 1

@@ -201,7 +201,7 @@ def test_a_frame_that_fails_among_several_takes_no_other_with_it():
 
 @pytest.mark.parametrize(
     ("shape", "service_s", "frames"),
-    [((432, 768, 3), 0.003, 8), ((1080, 1920, 3), 0.003, 1), ((432, 768, 3), 0.03, 3), ((432, 768, 3), None, 1)],
+    [((432, 768, 3), 0.003, 12), ((1080, 1920, 3), 0.003, 2), ((432, 768, 3), 0.04, 3), ((432, 768, 3), None, 1)],
 )
 def test_how_many_frames_a_thread_takes_is_bounded_by_memory_and_time(shape, service_s, frames):
     frame = Frame(np.zeros(shape, np.uint8), 0, 0.0, 0.0, "file")

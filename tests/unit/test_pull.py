@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_sdk.pipeline.burst import Taken
+from edge_sdk.pipeline.burst import MAX_FRAMES, Taken
 from edge_sdk.pipeline.models import ModelSet, ModelSlot
 from edge_sdk.pipeline.order import InOrder
 from edge_sdk.pipeline.pull import Puller
@@ -59,7 +59,7 @@ def quick(puller: Puller) -> None:
 def test_of_several_frames_each_has_feeds_of_its_own_when_it_is_taken(puller):
     quick(puller)
     taken, models = puller.pull(0, wait=True)
-    assert [one.frame.index for one in taken] == list(range(8))
+    assert [one.frame.index for one in taken] == list(range(MAX_FRAMES))
     assert [one.feeds is None for one in taken] == [one.frame.index == 3 for one in taken]
     for one in taken:
         if one.feeds is not None:
@@ -77,7 +77,7 @@ def test_a_thread_that_learns_while_another_takes_changes_only_what_is_taken_nex
     feed.meanwhile = lambda: quick(puller)
     assert [one.feeds for one in puller.pull(0, wait=True)[0]] == [None]
     taken, _ = puller.pull(0, wait=True)
-    assert len(taken) == 8
+    assert len(taken) == MAX_FRAMES
     assert all(one.feeds is not None for one in taken if one.origin is Origin.INFERRED)
 
 
