@@ -41,9 +41,9 @@ class Odd:
     def infer(self, feeds):
         print("engines print on stdout when they like")
         self._calls += 1
-        if self._does == "crash" and self._calls > 1:
+        if self._does == "crash" and self._calls > 2:
             ctypes.string_at(0)
-        if self._does == "hang" and self._calls > 1:
+        if self._does == "hang" and self._calls > 2:
             time.sleep(1000)
         return {"logits": np.array([[1, 2, 3]], np.float32)}
 
