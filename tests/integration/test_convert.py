@@ -175,7 +175,8 @@ def test_a_metric_below_the_limit_is_refused_with_each_candidates_reason(capsys,
 
     assert code == 5
     assert "onnxruntime fp32 refused: top1 is 0.9000, --min-metric asks for 0.95" in data["error"]["message"]
-    assert "onnxruntime int8 skipped: int8 needs --calibration" in data["error"]["message"]
+    both = "onnxruntime int8 skipped, onnxruntime int8 (nncf) skipped: int8 needs --calibration"
+    assert both in data["error"]["message"]
 
 
 def test_sets_that_share_images_are_refused_and_one_folder_for_both_is_split(capsys, world, tmp_path):
