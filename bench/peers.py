@@ -73,23 +73,42 @@ def main(words: list[str]) -> None:
     args = parser.parse_args(words)
     peers = [p for p in PEERS if args.heavy or not p.heavy or (_place(args.environments, p) / "done").is_file()]
     with tempfile.TemporaryDirectory(prefix="edge-bench-") as name:
-        folder = Path(name)
-        models = _models(folder)
-        wheel = build_wheel(folder)
-        pythons = {p: _environment(args.environments, p, wheel) for p in peers}
-        video = TESTDATA / "videos" / "car-detection.mp4"
-        runs: dict[Peer, list[dict[str, float]]] = {p: [] for p in peers}
-        for number in range(args.turns + 1):
-            for peer in peers:
-                figures = _run(pythons[peer], peer, video, models[peer.model], args.frames)
-                if number > 0:
-                    runs[peer].append(figures)
-        rows = [_row(p, runs[p], runs[_ours(p.group)], pythons[p]) for p in peers]
+        rows, left_out = _measured(peers, Path(name), args)
     about = "Whole processes on car-detection.mp4 (768 x 432), each as its documentation runs it"
     about += f"; median of {args.turns} alternating rounds of {args.frames} frames"
+    about += "".join(f"; {name} is left out: {why.splitlines()[-1]}" for name, why in left_out.items())
     result = {"about": about, "command": "python -m bench.run peers --heavy", "machine": machine(), "rows": rows}
     (RESULTS / "peers.json").write_text(json.dumps(result, indent=2) + "\n")
     print(f"peers\n{table(result)}")
+
+
+def _measured(
+    peers: Sequence[Peer], folder: Path, args: argparse.Namespace
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Return a row a peer, and of those that cannot be made or run the reason; ours must run."""
+    models, wheel = _models(folder), build_wheel(folder)
+    video = TESTDATA / "videos" / "car-detection.mp4"
+    pythons: dict[Peer, Path] = {}
+    runs: dict[Peer, list[dict[str, float]]] = {p: [] for p in peers}
+    left_out: dict[str, str] = {}
+    for number in range(args.turns + 1):
+        for peer in [p for p in peers if p.name not in left_out]:
+            try:
+                python = pythons[peer] = pythons.get(peer) or _environment(args.environments, peer, wheel)
+                figures = _run(python, peer, video, models[peer.model], args.frames)
+            except PeerFails as error:
+                if peer.packages[0].startswith("{wheel}"):
+                    raise SystemExit(f"{peer.name} failed: {error}") from None
+                left_out[peer.name] = str(error)
+                continue
+            if number > 0:
+                runs[peer].append(figures)
+    rows = [_row(p, runs[p], runs[_ours(p.group)], pythons[p]) for p in peers if p.name not in left_out]
+    return rows, left_out
+
+
+class PeerFails(Exception):
+    """A peer's environment cannot be made, or its script gives no figures; what it said last."""
 
 
 def _ours(group: str) -> Peer:
@@ -122,7 +141,7 @@ def _run(python: Path, peer: Peer, video: Path, model: Path, frames: int) -> dic
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | quiet)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:
-        raise SystemExit(f"{peer.name} failed: {done.stderr[-2000:]}")
+        raise PeerFails(done.stderr[-2000:].strip() or f"exit code {done.returncode}")
     return dict(json.loads(lines[-1]))
 
 
@@ -140,7 +159,9 @@ def _environment(root: Path, peer: Peer, wheel: Path) -> Path:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(place)], check=True)
         packages = [p.format(wheel=wheel) for p in peer.packages]
         pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        subprocess.run([*pip, *packages], check=True)
+        made = subprocess.run([*pip, *packages], stderr=subprocess.PIPE, text=True, check=False)
+        if made.returncode != 0:
+            raise PeerFails(made.stderr[-2000:].strip() or f"pip ended with {made.returncode}")
         (place / "done").touch()
     return python
 
