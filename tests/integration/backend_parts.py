@@ -11,10 +11,14 @@ from convert_parts import const, save
 from onnx import helper
 
 from converters.backends.base import BuildRequest, Built
+from device_profiles.machine import this_machine
+from device_profiles.profile import INT8_DOT_FLAGS, Int8Scheme
 from edge_sdk import runtimes
 from edge_sdk.schemas.manifest import InputSpec
 
 SIZE = 24
+ADDS_UP = bool(INT8_DOT_FLAGS & set(this_machine().isa))
+"""Whether products of full 8-bit ranges are added up here without saturating; else weights need 7 bits."""
 
 
 def pictures(root: Path, count: int, *, size: int = SIZE, seed: int = 0) -> tuple[str, ...]:
@@ -34,8 +38,9 @@ def spec(size: int = SIZE) -> InputSpec:
 
 
 def request(model: Path, out: Path, **more) -> BuildRequest:
-    """A request for a model of the tests; `out` is made."""
+    """A request for a model of the tests; `out` is made. Integers are such that this machine adds them up rightly."""
     out.mkdir(parents=True)
+    more.setdefault("scheme", Int8Scheme(reduce_range=not ADDS_UP))
     more.setdefault("outputs", tuple(o.name for o in onnx.load(str(model)).graph.output) if "form" not in more else ())
     more.setdefault("input", spec(more.pop("size", SIZE)))
     return BuildRequest(model=model, out=out, **more)
