@@ -163,12 +163,16 @@ def fold_preprocessing(
         step = np.asarray(std, np.float64) * scale
         shifted = np.asarray(mean, np.float64) - (zero or 0) * step
         mean, std = [float(m) for m in shifted], [float(s) for s in step]
+    # A source that is a build of this library has nodes of these names already.
+    used = {n.name for n in graph.node} | {o for n in graph.node for o in n.output}
     nodes: list[Any] = []
     current = name
 
     def add(op: str, extra: Sequence[str] = (), **attributes: Any) -> None:
         nonlocal current
         label = f"{PREFIX}{op.lower()}" if attributes.get("to") != wanted or not whole else f"{PREFIX}quantized"
+        while label in used:
+            label += "_"
         nodes.append(helper.make_node(op, [current, *extra], [label], name=label, **attributes))
         current = label
 

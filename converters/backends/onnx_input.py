@@ -245,7 +245,7 @@ def _rewrite(model: Any, conv: Any, scale: NDArray[np.float64], offset: NDArray[
     columns = group[:, None] * inputs + np.arange(inputs)[None, :]
 
     def put(place: int, role: str, value: NDArray[np.float64]) -> None:
-        name = f"{g.PREFIX}{role}_{conv.output[0]}"
+        name = f"{g.PREFIX}input_{role}_{conv.output[0]}"
         model.graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
         if place < len(conv.input):
             conv.input[place] = name

@@ -274,4 +274,19 @@ def test_equal_requests_give_equal_bytes(tmp_path):
     built = [ort.build(parts.request(model, tmp_path / k, precision="fp32")).files[0].read_bytes() for k in "ab"]
 
     assert built[0] == built[1]
-    assert b"edge_weight_" in built[0]
+    assert b"edge_input_weight_" in built[0]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_build_can_be_built_again_and_answers_the_same_in_fp32(tmp_path, precision):
+    pictures = parts.pictures(tmp_path / "pictures", 4)
+    first = ort.build(parts.request(parts.network(tmp_path / "m.onnx"), tmp_path / "a", precision="fp32"))
+
+    again = ort.build(
+        parts.request(first.files[0], tmp_path / "b", precision=precision, input=first.input, images=pictures)
+    )
+
+    rows = [np.array([a["probs"] for a in parts.answers("onnxruntime", b, pictures)]) for b in (first, again)]
+    np.testing.assert_allclose(rows[1].sum(axis=-1), 1, atol=1e-3)
+    if precision == "fp32":
+        np.testing.assert_allclose(rows[1], rows[0], atol=1e-5)
