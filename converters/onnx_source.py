@@ -164,6 +164,12 @@ def rename(model: Any, prefix: str) -> None:
         tensor.name = other(tensor.name)
 
 
+def lower_ir(model: Any) -> None:
+    """Lower the IR version to what the opset needs, 8 at least: older runtimes refuse a file for its number alone."""
+    needed = onnx.helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
+    model.ir_version = min(model.ir_version, max(8, needed))
+
+
 def quantized(model: Any) -> bool:
     """Return whether layers of the model have integer weights already: by integer operators or QDQ pairs."""
     makers = {o: n for n in model.graph.node for o in n.output}

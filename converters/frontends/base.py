@@ -150,12 +150,25 @@ def fix_sizes(
         size: width, height.
 
     Raises:
-        UsageError: sizes stay open.
+        UsageError: sizes stay open, or `size` is not what the model fixes.
+        ConversionError: the batch is fixed at more than 1.
     """
     fixed = list(sizes)
     if len(fixed) == 4:
-        fixed[0] = fixed[0] if isinstance(fixed[0], int) else 1
+        batch = fixed[0] if isinstance(fixed[0], int) else 1
+        fixed[0] = batch
+        if batch > 1:
+            raise ConversionError(
+                f"the input `{name}` takes {batch} images at a time, frames come one by one",
+                hint="export it with a batch of 1, or one that is not fixed",
+            )
         rows, columns = (1, 2) if layout == "NHWC" or fixed[3] in (1, 3) else (2, 3)
+        told = (fixed[columns], fixed[rows])
+        if size is not None and all(isinstance(d, int) for d in told) and told != tuple(size):
+            raise UsageError(
+                f"the input `{name}` is {told[0]}x{told[1]} in the model, --size says {size[0]}x{size[1]}",
+                hint="leave --size out, or export the model with that size or an open one",
+            )
         if size is not None and not (isinstance(fixed[rows], int) and isinstance(fixed[columns], int)):
             fixed[rows], fixed[columns] = size[1], size[0]
     if any(not isinstance(d, int) for d in fixed):

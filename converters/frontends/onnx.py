@@ -16,7 +16,7 @@ from converters import graph as g
 from converters.frontends import parity, recognise
 from converters.frontends.base import Source, TensorInfo, fix_sizes, nan_weights, one_image
 from converters.frontends.ops import of_onnx
-from converters.onnx_source import MAX_BYTES, all_nodes, quantized, rename, sort_nodes, tensors, whole
+from converters.onnx_source import MAX_BYTES, all_nodes, lower_ir, quantized, rename, sort_nodes, tensors, whole
 from edge_sdk.errors import BackendError, ConversionError, UsageError
 
 STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml"})
@@ -114,6 +114,7 @@ def load(name: str, raw: bytes) -> Any:
     _check_tensors(name, model)
     sort_nodes(model)
     rename(model, g.PREFIX)
+    lower_ir(model)
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
@@ -167,7 +168,10 @@ def _find_input(model: Any) -> Any:
     if len(inputs) != 1 or len(images) != 1:
         raise one_image(", ".join(f"{i.name} {list(g.dims(i))}" for i in inputs))
     if _dtype(images[0]) not in INPUT_TYPES:
-        raise ConversionError(f"the input `{images[0].name}` has dtype {_dtype(images[0])}, expected float32 or uint8")
+        raise ConversionError(
+            f"the input `{images[0].name}` has dtype {_dtype(images[0])}, expected float32 or uint8",
+            hint="export it in single precision (PyTorch: model.float())",
+        )
     return images[0]
 
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from converters import onnx_source
 from converters.frontends.base import Source
 from converters.frontends.onnx import inspect
-from edge_sdk.errors import ConversionError
+from edge_sdk.errors import ConversionError, UsageError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))
 import convert_parts as parts
@@ -147,3 +147,35 @@ def test_a_quantized_onnx_file_is_an_int8_source(tmp_path):
 
     assert (found.quantized, found.precision) == (True, "int8")
     assert "its layers have integer weights already: int8 keeps them" in found.because
+
+
+@pytest.mark.parametrize(("opset", "ir"), [(13, 8), (17, 8), (21, 10)])
+def test_a_newer_ir_version_than_the_opset_needs_is_lowered_as_older_runtimes_want(tmp_path, opset, ir):
+    path = parts.classifier(tmp_path / "m.onnx")
+    model = onnx.load(str(path))
+    model.ir_version = 99
+    model.opset_import[0].version = opset
+    onnx.save(model, str(path))
+
+    assert onnx.load(read(path, tmp_path).forms["onnx"]).ir_version == ir
+
+
+def fixed_input(path: Path, batch: int) -> Path:
+    model = onnx.load(str(parts.classifier(path)))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+    onnx.save(model, str(path))
+    return path
+
+
+def test_a_fixed_batch_is_refused_with_the_way_out(tmp_path):
+    with pytest.raises(ConversionError, match="takes 4 images at a time, frames come one by one") as caught:
+        read(fixed_input(tmp_path / "m.onnx", 4), tmp_path)
+    assert "a batch of 1" in str(caught.value.hint)
+
+
+def test_a_size_that_the_model_contradicts_is_refused(tmp_path):
+    path = fixed_input(tmp_path / "m.onnx", 1)
+
+    with pytest.raises(UsageError, match=r"is 32x32 in the model, --size says 64x48"):
+        inspect(str(path), tmp_path, {"size": (64, 48)})
+    assert inspect(str(path), tmp_path, {"size": [32, 32]})["input"]["shape"] == [1, 3, 32, 32]
