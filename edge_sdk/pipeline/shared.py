@@ -118,22 +118,6 @@ class _View(Artifact):
         self._shared.give_back(self._opened, place)
 
 
-class SameEngine(Artifact):
-    """An artifact whose further models use the engine of `first`, which outlives them."""
-
-    def __init__(self, artifact: Artifact, first: Runtime) -> None:
-        self.__dict__.update(vars(artifact))
-        self._first = first
-
-    def load(
-        self, *, options: Mapping[str, Any] | None = None, decoder_params: Mapping[str, Any] | None = None
-    ) -> Model:
-        if options:
-            return super().load(options=options, decoder_params=decoder_params)
-        lent: Any = Lent(self._first, lambda: None)
-        return Model(self.manifest, lent, self.labels, digest=self.sha256, decoder_params=decoder_params)
-
-
 class Lent:
     """An engine that others use too: closing it gives it back."""
 

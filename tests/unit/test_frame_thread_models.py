@@ -1,9 +1,8 @@
-"""Frame threads of one pipeline on one engine: the same answers, and an engine of their own where they need one."""
+"""Frame threads of one pipeline: an engine each, the same answers, all closed together."""
 
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from edge_sdk.artifact import Artifact
 from edge_sdk.errors import ArtifactError, BackendError
 from edge_sdk.pipeline import Pipeline
-from edge_sdk.pipeline.models import innermost, load_models, shares_engine
+from edge_sdk.pipeline.models import innermost, load_models
 from edge_sdk.testing import LABELS, CollectingSink, ListSource, build_artifact, color_frame, tiny_classifier_onnx
 
 
@@ -23,9 +22,9 @@ def load(artifact, count=3, **more):
     return load_models(artifact, count=count, kind=None, params={}, test=False, **more)
 
 
-def test_models_of_one_pipeline_answer_at_once_from_one_engine(tmp_path):
+def test_models_of_one_pipeline_answer_at_once_each_from_its_own_engine(tmp_path):
     models = load(made(tmp_path))
-    assert len({id(m.runtime._runtime) for m in models.models[1:]} | {id(models.models[0].runtime)}) == 1
+    assert len({id(m.runtime) for m in models.models}) == 3
     wrong = []
 
     def work(i):
@@ -44,7 +43,7 @@ def test_models_of_one_pipeline_answer_at_once_from_one_engine(tmp_path):
     models.close()
 
 
-def test_closing_the_models_closes_their_engine(tmp_path):
+def test_closing_the_models_closes_their_engines(tmp_path):
     models = load(made(tmp_path))
     models.close()
     for model in models.models:
@@ -52,30 +51,12 @@ def test_closing_the_models_closes_their_engine(tmp_path):
             model(color_frame("red"))
 
 
-def test_an_engine_with_threads_of_its_own_is_opened_for_each_frame_thread(tmp_path):
-    several = made(tmp_path, runtime={"name": "onnxruntime", "options": {"threads": 2}})
-    assert not shares_engine(several.manifest)
-    models = load(several, count=2)
-    first, second = (m.runtime for m in models.models)
-    assert type(first) is type(second)
-    models.models[0].close()
-    assert models.models[1](color_frame("red")).class_id == LABELS.index("red")
-    models.close()
-
-
-@pytest.mark.parametrize("name", ["openvino", "litert", "some-other"])
-def test_engines_that_cannot_be_shared_are_not(tmp_path, name):
-    manifest = made(tmp_path).manifest
-    assert shares_engine(manifest)
-    assert not shares_engine(replace(manifest, runtime=replace(manifest.runtime, name=name)))
-
-
-def test_tiles_and_regions_stand_around_a_shared_engine(tmp_path):
+def test_tiles_and_regions_stand_around_every_engine(tmp_path):
     artifact = made(tmp_path, task="detection")
     params = {"tiles": {"columns": 2, "rows": 1}}
     models = load_models(artifact, count=2, kind="detect", params=params, test=True, roi=[[0.0, 0.0], [60.0, 40.0]])
     first, second = (innermost(m) for m in models.models)
-    assert second.runtime._runtime is first.runtime
+    assert second.runtime is not first.runtime
     answers = [m.decode(m.infer(f), g) for m in models.models for f, g in [m.prepare(np.zeros((48, 64, 3), np.uint8))]]
     assert len(answers[0]) == len(answers[1])
     models.close()
@@ -87,7 +68,7 @@ def test_a_self_test_that_fails_closes_the_engine_and_opens_no_other(tmp_path):
         load_models(bad, count=3, kind=None, params={}, test=True)
 
 
-def test_a_swap_leaves_frame_threads_on_the_one_new_engine(tmp_path):
+def test_a_swap_gives_every_frame_thread_the_new_model(tmp_path):
     old, new = made(tmp_path), made(tmp_path, "new", version="2.0.0")
     sink = CollectingSink()
     images = [color_frame(LABELS[i % 3]) for i in range(60)]
