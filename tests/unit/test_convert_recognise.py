@@ -147,7 +147,7 @@ def test_folded_preprocessing_gives_an_integer_input_what_the_preprocessor_gives
         (("batch", 3, 20, 30), None, None, (1, 3, 20, 30)),
         ((None, 3, "h", "w"), None, (64, 32), (1, 3, 32, 64)),
         ((None, None, None, 3), None, (64, 32), (1, 32, 64, 3)),
-        ((2, 3, 20, 30), None, (64, 32), (2, 3, 20, 30)),
+        ((1, 3, 20, 30), None, (30, 20), (1, 3, 20, 30)),
     ],
 )
 def test_only_open_sizes_are_filled(sizes, layout, size, fixed):
