@@ -73,7 +73,7 @@ class BatchStore:
             raise
         return db
 
-    def _set_aside(self, error: sqlite3.Error) -> None:
+    def _set_aside(self, error: Exception) -> None:
         """Keep a damaged file for people to look at; the service begins with an empty one."""
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
@@ -86,7 +86,22 @@ class BatchStore:
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
 
     def load(self) -> list[tuple[Batch, str | None]]:
-        """Return the batches in the order in which they came, and the addresses to tell."""
+        """Return the batches in the order in which they came, and the addresses to tell; none from a damaged file.
+
+        Raises:
+            SinkError: the disk does not give the file.
+        """
+        try:
+            return self._read()
+        except sqlite3.OperationalError as error:
+            raise SinkError(f"`{self.path}` cannot be read: {error}", hint="check the disk") from None
+        except (sqlite3.DatabaseError, ValueError) as error:
+            self.close()
+            self._set_aside(error)
+            self._db = self._open()
+            return []
+
+    def _read(self) -> list[tuple[Batch, str | None]]:
         out = []
         columns = "id, total, created, address, webhook, status, why, started, ended, tries"
         for row in self._db.execute(f"SELECT {columns} FROM batch ORDER BY number").fetchall():

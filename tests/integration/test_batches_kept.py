@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from support import children_of, is_running, until
 from edge_sdk.errors import SinkError
 from edge_sdk.pipeline_config import PipelineConfig
 from edge_sdk.serve_config import BatchConfig, ServeConfig
+from edge_sdk.serving.batch import Batch
+from edge_sdk.serving.batch_store import BatchStore
 from edge_sdk.serving.batches import Batches
 from edge_sdk.serving.callback import Callbacks
 from edge_sdk.serving.exchange import HttpError
@@ -258,6 +261,23 @@ def test_a_damaged_file_is_set_aside_and_the_service_runs(world, caplog):
     batches = world.open()
     assert batches.listing() == {"batches": []}
     assert (world.folder / "batches.db.damaged-1").exists()
+    assert "its batches are lost" in caplog.text
+    assert done(batches, batches.submit([b"a"])["id"])["results"] == [{"said": "a"}]
+
+
+def test_a_file_damaged_in_the_middle_is_set_aside_and_the_service_runs(world, caplog):
+    store = BatchStore(world.folder)
+    for name in ("one", "two", "three"):
+        store.add(Batch(name, deque([bytes(30_000)] * 8), 8, 1.0), None)
+    store.close()
+    file = world.folder / "batches.db"
+    data = bytearray(file.read_bytes())
+    data[3 * 4096 :] = b"\xff" * (len(data) - 3 * 4096)
+    file.write_bytes(data)
+
+    batches = world.open()
+    assert batches.listing() == {"batches": []}
+    assert (world.folder / "batches.db.damaged-1").stat().st_size == len(data)
     assert "its batches are lost" in caplog.text
     assert done(batches, batches.submit([b"a"])["id"])["results"] == [{"said": "a"}]
 
