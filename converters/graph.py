@@ -34,19 +34,6 @@ def set_dims(value: Any, shape: Sequence[int]) -> None:
         value.type.tensor_type.shape.dim.add().dim_value = size
 
 
-def constant_of(model: Any, name: str) -> np.ndarray[Any, Any] | None:
-    """Return the value of an initializer or Constant node called `name`, or None."""
-    for tensor in model.graph.initializer:
-        if tensor.name == name:
-            return np.asarray(numpy_helper.to_array(tensor))
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.output[0] == name:
-            for attribute in node.attribute:
-                if attribute.name == "value":
-                    return np.asarray(numpy_helper.to_array(attribute.t))
-    return None
-
-
 def producers(model: Any) -> dict[str, Any]:
     """Return the node that makes each tensor."""
     return {out: node for node in model.graph.node for out in node.output}

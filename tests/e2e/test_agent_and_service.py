@@ -21,6 +21,8 @@ from support import children_of, until
 for name, extra in (("fastapi", "cloud"), ("paho.mqtt", "agent"), ("tuf", "agent"), ("onnxruntime", "ort")):
     pytest.importorskip(name, reason=f"needs edge-sdk[{extra}]")
 
+from agent_parts import PIPELINE  # noqa: E402
+
 from cloud_sync.broker.choose import find_mosquitto  # noqa: E402
 from cloud_sync.client import Client  # noqa: E402
 from cloud_sync.errors import ConflictError  # noqa: E402
@@ -40,13 +42,6 @@ min_windows = 0
 min_stage_windows = 0
 trial_s = 1.5
 failed_after_s = 0
-"""
-PIPELINE = """
-[source]
-uri = "synthetic:64x48?fps=60&live=1"
-[[stage]]
-name = "sort"
-model = "slot"
 """
 AGENT = """
 state_dir = "state"
